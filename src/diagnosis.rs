@@ -17,6 +17,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+pub use flow::remedy_of_service;
 pub use local::{Disk, Local, Looker};
 pub use monitor::{Known, Monitor};
 

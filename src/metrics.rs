@@ -1,7 +1,7 @@
 //! Prometheus metrics of this process since its start. Counts of orders come from the store; `http/metrics.rs` chooses
 //! the format for a scraper.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -31,6 +31,9 @@ const REQUEST_SECONDS: [f64; 11] = [
 ];
 const GROUP_CALLS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
+/// Counts of activity that a node stores every minute.
+pub const ACTIVITY_COUNTS: usize = 7;
+
 /// Declares the metrics of [`Metrics`], one row each: the help, the name, the type, the unit if it has one, and how it begins
 /// if not empty.
 macro_rules! metrics {
@@ -39,6 +42,8 @@ macro_rules! metrics {
         #[derive(Clone)]
         pub struct Metrics {
             pub registry: Arc<Registry>,
+            /// The counts of activity that the store has already, in the order of its columns.
+            pub counts_stored: Arc<Mutex<[u64; ACTIVITY_COUNTS]>>,
             $($(#[doc = $help])+ pub $name: $type,)+
         }
 
@@ -52,6 +57,7 @@ macro_rules! metrics {
                 )+
                 Metrics {
                     registry: Arc::new(registry),
+                    counts_stored: Arc::default(),
                     $($name,)+
                 }
             }

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, OptionFuture, join_all};
-use serde_json::json;
 use tokio::time::timeout;
 
 use super::failure::Failure;
 use super::flags::{Flags, Server};
 use super::{Verdict, output};
-use crate::config::{Config, ConfigError, Database, Layers, Loaded, PostgresDatabase, Shown};
+use crate::config::{Config, ConfigError, Database, Layers, Loaded, PostgresDatabase};
 use crate::diagnosis::{self, Local, Looker, Severity};
 use crate::store::QueueState;
 use crate::store::open;
@@ -25,6 +24,7 @@ mod redis;
 mod room;
 mod server;
 mod servers;
+mod shown;
 mod standby;
 mod store;
 
@@ -166,9 +166,9 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
         Vec::new()
     };
     if args.json {
-        output::json(&as_json(&checks, &settings, healthy))?;
+        output::json(&shown::as_json(&checks, &settings, healthy))?;
     } else {
-        output::result(&as_text(&checks, &settings))?;
+        output::result(&shown::as_text(&checks, &settings))?;
     }
     Ok(if healthy { Verdict::Good } else { Verdict::Bad })
 }
@@ -297,19 +297,27 @@ fn name_the_server_of(file: &Path, queue: &QueueState, checks: &mut [Check]) {
     }
 }
 
-/// Adds the findings that only the server can have, and the last bad answer of its service.
+/// Adds the findings of the server, which knows its last minute and its connections, and the last bad answer of its service.
 fn add_what_the_server_knows(server: server::Server, checks: &mut Vec<Check>) {
-    let known: Vec<&str> = checks.iter().map(|(name, _)| *name).collect();
-    let new = server
-        .findings
-        .into_iter()
-        .filter(|(rule, _)| !known.contains(rule));
-    checks.extend(new.collect::<Vec<_>>());
+    for (rule, finding) in server.findings {
+        match checks.iter_mut().find(|(known, _)| *known == rule) {
+            Some((_, known)) => *known = finding,
+            None => checks.push((rule, finding)),
+        }
+    }
     if let Some(trouble) = server.service_trouble {
-        let down = checks
-            .iter_mut()
-            .filter(|(name, _)| *name == diagnosis::Rule::ServiceDown.name());
-        down.for_each(|(_, finding)| finding.because = Some(format!("its last answer, {trouble}")));
+        let down = diagnosis::Rule::ServiceDown.name();
+        for (_, finding) in checks.iter_mut().filter(|(name, _)| *name == down) {
+            if let Some(remedy) = diagnosis::remedy_of_service(&trouble) {
+                finding.advice = Some(remedy.to_owned());
+            }
+            finding.because = Some(format!("its last answer, {trouble}"));
+        }
+    }
+    // A session that holds locks is why the store could not be read.
+    let locked = diagnosis::Rule::Locked.name();
+    if checks.iter().any(|(name, _)| *name == locked) {
+        checks.retain(|(name, finding)| *name != "store" || finding.state == State::Ok);
     }
 }
 
@@ -344,57 +352,4 @@ fn judge_settings(loaded: &Result<Loaded, ConfigError>) -> impl Iterator<Item = 
         }
     };
     found.into_iter()
-}
-
-fn as_json(checks: &[Check], settings: &[Shown], healthy: bool) -> serde_json::Value {
-    let check = |(name, finding): &Check| {
-        json!({
-            "name": name,
-            "state": finding.state.name(),
-            "finding": finding.text,
-            "because": finding.because,
-            "advice": finding.advice,
-        })
-    };
-    let setting = |setting: &Shown| {
-        json!({
-            "name": setting.variable,
-            "value": setting.value,
-            "origin": setting.origin,
-        })
-    };
-    json!({
-        "healthy": healthy,
-        "checks": checks.iter().map(check).collect::<Vec<_>>(),
-        "settings": settings.iter().map(setting).collect::<Vec<_>>(),
-    })
-}
-
-fn as_text(checks: &[Check], settings: &[Shown]) -> String {
-    let mut lines = Vec::new();
-    for (name, finding) in checks {
-        let text = output::printable(&finding.text);
-        lines.push(format!("{:4}  {name:19}  {text}", finding.state.name()));
-        if let Some(cause) = &finding.because {
-            lines.push(format!("      {:19}  {}", "because", output::printable(cause)));
-        }
-        if let Some(advice) = &finding.advice {
-            lines.push(format!("      {:19}  {}", "do", output::printable(advice)));
-        }
-    }
-    let rows: Vec<[String; 3]> = settings
-        .iter()
-        .map(|setting| {
-            [
-                setting.variable.to_owned(),
-                setting.value.clone().unwrap_or_else(|| "-".to_owned()),
-                setting.origin.clone(),
-            ]
-        })
-        .collect();
-    if !rows.is_empty() {
-        lines.push(String::new());
-        lines.push(output::table(["SETTING", "VALUE", "ORIGIN"], &rows));
-    }
-    lines.join("\n")
 }

@@ -108,22 +108,21 @@ fn standing(vitals: &Vitals, settings: &Settings, nodes: &[&Node], findings: &mu
             )),
         );
     } else if pulls {
-        findings.push(
-            finding(
-                Rule::NoWorker,
-                Severity::Fail,
-                format!("{}, {last_start}", waiting(vitals)),
-                "start the workers, or look at their log: they must ask POST /leases, with a valid key (a 401 in \
-                 orderly_http_requests_total{route=\"/leases\"} shows refused ones)",
-            )
-            .because(match vitals.activity.leases_refused {
-                0 => "orders go to external workers, and none asks for them".to_owned(),
-                refused => format!(
+        let (cause, action) = match vitals.activity.leases_refused {
+            0 => (
+                "orders go to external workers, and none asks for them".to_owned(),
+                "start the workers, or look at their log: they must ask POST /leases",
+            ),
+            refused => (
+                format!(
                     "{} for leases had a wrong key in the last 5 minutes",
                     counted(refused, "request")
                 ),
-            }),
-        );
+                "give the workers a valid key: POST /leases answers them 401",
+            ),
+        };
+        let what = format!("{}, {last_start}", waiting(vitals));
+        findings.push(finding(Rule::NoWorker, Severity::Fail, what, action).because(cause));
     } else if busy >= slots {
         let cause = vitals.oldest_running.as_ref().map(|running| {
             format!(
@@ -203,6 +202,18 @@ fn behind(vitals: &Vitals, settings: &Settings, nodes: &[&Node], (slots, busy): 
 /// Names live nodes that start nothing because of their settings.
 fn differs(alive: &[&Node], findings: &mut Vec<Finding>) {
     let kind = |node: &Node| node.processor.map_or("unknown", ProcessorKind::name);
+    // A node with the processor of the others differs in the other setting that all must share.
+    let setting = match alive.iter().find(|node| node.agrees) {
+        Some(other) if alive.iter().all(|node| node.processor == other.processor) => "ORDERLY_ORDERING",
+        Some(other)
+            if alive
+                .iter()
+                .all(|node| node.agrees || node.processor != other.processor) =>
+        {
+            "ORDERLY_PROCESSOR"
+        }
+        Some(_) | None => "ORDERLY_PROCESSOR or ORDERLY_ORDERING",
+    };
     let (odd, others): (Vec<&Node>, Vec<&Node>) = alive.iter().copied().partition(|node| !node.agrees);
     let named: Vec<String> = odd
         .iter()
@@ -225,7 +236,7 @@ fn differs(alive: &[&Node], findings: &mut Vec<Finding>) {
         Rule::NodeDiffers,
         severity,
         format!(
-            "{} starts no orders: its ORDERLY_PROCESSOR or ORDERLY_ORDERING differs from {store}",
+            "{} starts no orders: its {setting} differs from {store}",
             named.join(", ")
         ),
         "give all nodes the same settings and restart the ones that differ",
@@ -244,5 +255,35 @@ fn waiting(vitals: &Vitals) -> String {
     match queue.oldest_waiting {
         Some(age) if age >= STANDSTILL => format!("{pending} {verb}, the oldest for {}", shown(age)),
         _ => format!("{pending} {verb}"),
+    }
+}
+
+/// Returns the remedy against the last answer of a service that is down or refuses orders, if it is not simply down.
+pub fn remedy_of_service(trouble: &str) -> Option<&'static str> {
+    let has_status = |statuses: &[&str]| statuses.iter().any(|status| trouble.contains(status));
+    if has_status(&[" 401", " 403", " 407"]) {
+        Some(
+            "the service runs and refuses this server: compare ORDERLY_PROCESSOR_SECRET on both sides, or correct what the service \
+             expects; nodes retry every few seconds, and each such answer counts as an attempt",
+        )
+    } else if has_status(&[" 404", " 405"]) {
+        Some(
+            "the service runs and has no such address: correct ORDERLY_PROCESSOR_URL, then restart the nodes",
+        )
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_refuses_this_server_is_told_from_one_that_is_down() {
+        let remedy = |trouble| remedy_of_service(trouble).unwrap_or_default();
+        assert!(remedy("the service answered 401: wrong signature").contains("ORDERLY_PROCESSOR_SECRET"));
+        assert!(remedy("the service answered 404").contains("ORDERLY_PROCESSOR_URL"));
+        assert_eq!(remedy_of_service("the service answered 503"), None);
     }
 }

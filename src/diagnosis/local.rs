@@ -162,8 +162,8 @@ fn log(disk: &Disk) -> Option<Finding> {
         Rule::LogUnwritable,
         Severity::Warn,
         what,
-        "make the folder writable for this user, make room on its disk, or name another folder in ORDERLY_LOG_DIR: until \
-         then the log goes to stdout only",
+        "make the folder writable for this user (move away a file of that name), make room on its disk, or name another folder in \
+         ORDERLY_LOG_DIR: until then the log goes to stdout only",
     ))
 }
 
@@ -173,7 +173,7 @@ fn connections((open, allowed): (u64, u64)) -> Option<Finding> {
             Rule::ConnectionsFull,
             Severity::Fail,
             format!("all {allowed} client connections are in use, and more are refused"),
-            "look at who holds them (streams of /events and /ws, or clients that never close: `ss -tn`); raise \
+            "look at who holds them (streams of /events and /ws, or clients that never close: `ss -tnp`); raise \
              ORDERLY_MAX_CONNECTIONS or add nodes",
         )
     })

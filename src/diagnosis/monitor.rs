@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Finding, Local, Looker, Settings, diagnose, diagnose_local};
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError, Vitals};
+use crate::store::{Activity, Store, StoreError, Vitals};
 
 /// Maximum wait for new numbers; after it the last known ones are answered with their age.
 const READ_TIME_MAX: Duration = Duration::from_millis(1_500);
@@ -136,9 +136,11 @@ impl Monitor {
                 latest.began = Some(began);
                 match read {
                     Ok(vitals) => {
+                        // The store has the counts of a minute ago.
+                        let activity = vitals.activity.plus(Activity::not_stored(&monitor.metrics));
                         latest.error = None;
                         latest.known = Some(Known {
-                            vitals: Arc::new(vitals),
+                            vitals: Arc::new(Vitals { activity, ..vitals }),
                             local,
                             read_at: Instant::now(),
                             is_fresh: true,

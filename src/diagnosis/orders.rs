@@ -12,8 +12,11 @@ use crate::store::Vitals;
 
 pub(super) fn judge(vitals: &Vitals, findings: &mut Vec<Finding>) {
     findings.extend(many_failed(vitals));
-    let told = findings.iter().any(|known| known.rule == Rule::SlotsFull);
-    findings.extend(slow(vitals).filter(|slow| !told || slow.rule != Rule::SlowOrder));
+    // These say why the order does not end.
+    let is_told = |known: &Finding| matches!(known.rule, Rule::SlotsFull | Rule::NoNode);
+    if !findings.iter().any(is_told) {
+        findings.extend(slow(vitals));
+    }
     findings.extend(no_answer(vitals));
     findings.extend(leases_lost(vitals));
     findings.extend(user_blocked(vitals));
@@ -55,6 +58,9 @@ fn remedy(reason: &str) -> &'static str {
     } else if reason.starts_with(NO_ANSWER) {
         "the service broke off: these orders may crash it; look at their items and at the log of the service, then \
          `orderly orders retry --failed`"
+    } else if reason.contains(" 400") || reason.contains(" 409") || reason.contains(" 422") {
+        "the service refuses these orders: look whether it is right; mend what it lacks, then `orderly orders retry --failed`, or cancel \
+         them"
     } else if reason.starts_with("poison") {
         "these orders make nodes or workers fall silent: find out why (out of memory, a crash), then retry or cancel them"
     } else {

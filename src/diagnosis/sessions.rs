@@ -6,6 +6,24 @@ use crate::store::vitals::LongTransaction;
 
 pub(super) fn judge(vitals: &Vitals, findings: &mut Vec<Finding>) {
     findings.extend(vitals.transactions.iter().filter_map(transaction));
+    let named: Vec<i32> = vitals
+        .transactions
+        .iter()
+        .filter(|transaction| transaction.blocks > 0)
+        .map(|transaction| transaction.session.pid)
+        .collect();
+    let unnamed = vitals
+        .locked_orders
+        .iter()
+        .find(|(_, session)| !named.contains(&session.pid));
+    findings.extend(unnamed.map(|(order, session)| {
+        finding(
+            Rule::Locked,
+            Severity::Fail,
+            format!("{session} has locked order {order}, which cannot start"),
+            end_of(session.pid),
+        )
+    }));
     if !vitals.full_slots.is_empty() {
         findings.push(finding(
             Rule::SlotWithoutClient,
@@ -19,6 +37,10 @@ pub(super) fn judge(vitals: &Vitals, findings: &mut Vec<Finding>) {
     }
 }
 
+fn end_of(pid: i32) -> String {
+    format!("end that session, or call pg_terminate_backend({pid})")
+}
+
 pub(super) fn transaction(transaction: &LongTransaction) -> Option<Finding> {
     let session = &transaction.session;
     let idle = if transaction.idle {
@@ -26,7 +48,7 @@ pub(super) fn transaction(transaction: &LongTransaction) -> Option<Finding> {
     } else {
         ""
     };
-    let action = format!("end that session, or call pg_terminate_backend({})", session.pid);
+    let action = end_of(session.pid);
     if transaction.blocks > 0 {
         return Some(finding(
             Rule::Locked,

@@ -77,6 +77,7 @@ pub(super) fn healthy() -> Vitals {
         unanswered: Vec::new(),
         transactions: Vec::new(),
         full_slots: Vec::new(),
+        locked_orders: Vec::new(),
     }
 }
 
@@ -244,6 +245,18 @@ fn many_failed_orders_are_named_with_their_commonest_reason() {
     );
     vitals.failures[0].error = "the service answered 401: wrong signature".to_owned();
     assert!(first(&vitals).action.contains("ORDERLY_PROCESSOR_SECRET"));
+}
+
+#[test]
+fn a_session_that_has_locked_the_next_order_is_named() {
+    let mut vitals = standing();
+    vitals.locked_orders = vec![(OrderId(7), session(40))];
+    assert_eq!(rules(&vitals), ["locked"]);
+    let found = first(&vitals);
+    assert!(
+        found.what.contains("order 7") && found.action.contains("pg_terminate_backend(24395)"),
+        "{found:?}"
+    );
 }
 
 #[test]

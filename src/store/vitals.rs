@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{LockHolder, QueueState};
 use crate::lease::{NO_ANSWER, NodeId};
+use crate::metrics::{ACTIVITY_COUNTS, AttemptLabels, AttemptResult, Metrics, RequestLabels};
 use crate::order::{OrderId, OrderStatus};
 use crate::time::Timestamp;
 
@@ -22,6 +23,8 @@ pub const RETRYING_LOOKED_AT_MAX: usize = 200;
 pub const NAMED_MAX: usize = 5;
 /// Age of a transaction from which on it is named: it keeps the database from cleaning up after itself.
 pub const NAMED_TRANSACTION: Duration = Duration::from_mins(1);
+/// Wait from which on the store looks whether the orders at the heads of the lines are locked.
+pub const HEADS_LOOKED_AT_FROM: Duration = Duration::from_secs(5);
 /// Time for which others have waited for a transaction's locks from which on it is named.
 pub const BLOCKS_OTHERS: Duration = Duration::from_secs(2);
 
@@ -42,18 +45,90 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// Returns what was added since `earlier`, an earlier reading of the same counts.
-    #[must_use]
-    pub fn since(&self, earlier: &Activity) -> Activity {
+    /// Returns the counts in the order of their columns.
+    pub fn to_array(self) -> [u64; ACTIVITY_COUNTS] {
+        [
+            self.accepted,
+            self.started,
+            self.completed,
+            self.retried,
+            self.failed,
+            self.leases_lost,
+            self.leases_refused,
+        ]
+    }
+
+    pub fn from_array(counts: [u64; ACTIVITY_COUNTS]) -> Activity {
+        let [
+            accepted,
+            started,
+            completed,
+            retried,
+            failed,
+            leases_lost,
+            leases_refused,
+        ] = counts;
         Activity {
-            accepted: self.accepted.saturating_sub(earlier.accepted),
-            started: self.started.saturating_sub(earlier.started),
-            completed: self.completed.saturating_sub(earlier.completed),
-            retried: self.retried.saturating_sub(earlier.retried),
-            failed: self.failed.saturating_sub(earlier.failed),
-            leases_lost: self.leases_lost.saturating_sub(earlier.leases_lost),
-            leases_refused: self.leases_refused.saturating_sub(earlier.leases_refused),
+            accepted,
+            started,
+            completed,
+            retried,
+            failed,
+            leases_lost,
+            leases_refused,
         }
+    }
+
+    /// Returns the growth since `earlier`, an earlier reading of the same counts.
+    #[must_use]
+    pub fn since(self, earlier: Activity) -> Activity {
+        let earlier = earlier.to_array();
+        let mut counts = self.to_array();
+        for (count, earlier) in counts.iter_mut().zip(earlier) {
+            *count = count.saturating_sub(earlier);
+        }
+        Activity::from_array(counts)
+    }
+
+    /// Adds the counts of others.
+    #[must_use]
+    pub fn plus(self, other: Activity) -> Activity {
+        let other = other.to_array();
+        let mut counts = self.to_array();
+        for (count, other) in counts.iter_mut().zip(other) {
+            *count = count.saturating_add(other);
+        }
+        Activity::from_array(counts)
+    }
+
+    /// Reads the counts of this process since its start.
+    pub fn of_process(metrics: &Metrics) -> Activity {
+        let attempts = |result| metrics.attempts.get_or_create(&AttemptLabels { result }).get();
+        Activity {
+            accepted: metrics.orders_accepted.get(),
+            started: metrics.orders_started.get(),
+            completed: attempts(AttemptResult::completed),
+            retried: attempts(AttemptResult::retry),
+            failed: attempts(AttemptResult::failed),
+            leases_lost: metrics.leases_lost.get(),
+            leases_refused: metrics
+                .http_requests
+                .get_or_create(&RequestLabels {
+                    method: "POST",
+                    route: "/leases",
+                    status: 401,
+                })
+                .get(),
+        }
+    }
+
+    /// Reads the counts of this process that are not in the store yet.
+    pub fn not_stored(metrics: &Metrics) -> Activity {
+        let stored = *metrics
+            .counts_stored
+            .lock()
+            .expect("no code panics while it holds this lock");
+        Activity::of_process(metrics).since(Activity::from_array(stored))
     }
 }
 
@@ -176,7 +251,7 @@ pub struct LongTransaction {
 pub struct Vitals {
     pub read_at: Timestamp,
     pub queue: QueueState,
-    /// Counts of the last [`ACTIVITY_WINDOW`]; its last minute may be missing.
+    /// Counts of the last [`ACTIVITY_WINDOW`]; those of the last minute may be missing.
     pub activity: Activity,
     /// The order that has been in processing longest.
     pub oldest_running: Option<Running>,
@@ -192,6 +267,9 @@ pub struct Vitals {
     pub unanswered: Vec<Unanswered>,
     /// Longest first; always empty on SQLite.
     pub transactions: Vec<LongTransaction>,
+    /// Orders that should start next, if another session has locked them; read only while an order has waited for
+    /// [`HEADS_LOOKED_AT_FROM`]. Always empty on SQLite.
+    pub locked_orders: Vec<(OrderId, LockHolder)>,
     /// Replication slots without a client for which the database keeps more of its log than it would otherwise.
     pub full_slots: Vec<String>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Shared, jittered};
-use crate::metrics::{AttemptLabels, AttemptResult, Metrics, RequestLabels};
+use crate::metrics::Metrics;
 use crate::store::{Activity, StoreError};
 
 /// Time between two rows.
@@ -41,8 +41,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.stopped.cancelled() => true,
             () = sleep(jittered(INTERVAL)) => false,
         };
-        let counted = counted(&shared.metrics);
-        let new = counted.since(&stored);
+        let counted = Activity::of_process(&shared.metrics);
+        let new = counted.since(stored);
         if new != Activity::default() {
             match shared
                 .store
@@ -51,6 +51,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
             {
                 Ok(()) => {
                     stored = counted;
+                    *shared
+                        .metrics
+                        .counts_stored
+                        .lock()
+                        .expect("no code panics while it holds this lock") = counted.to_array();
                     number += 1;
                     failing = false;
                 }
@@ -66,26 +71,5 @@ pub(super) async fn run(shared: Arc<Shared>) {
         if stops {
             return;
         }
-    }
-}
-
-/// Reads what this process counted since its start.
-fn counted(metrics: &Metrics) -> Activity {
-    let attempts = |result| metrics.attempts.get_or_create(&AttemptLabels { result }).get();
-    Activity {
-        accepted: metrics.orders_accepted.get(),
-        started: metrics.orders_started.get(),
-        completed: attempts(AttemptResult::completed),
-        retried: attempts(AttemptResult::retry),
-        failed: attempts(AttemptResult::failed),
-        leases_lost: metrics.leases_lost.get(),
-        leases_refused: metrics
-            .http_requests
-            .get_or_create(&RequestLabels {
-                method: "POST",
-                route: "/leases",
-                status: 401,
-            })
-            .get(),
     }
 }

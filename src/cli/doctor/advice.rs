@@ -47,7 +47,9 @@ fn by_code(error: &str) -> Option<&'static str> {
             "correct user or password: in DATABASE_URL, or if that has none, in PGPASSWORD or ~/.pgpass; running nodes \
              keep the old one until they restart"
         }
-        "3D000" => "create the database (createdb), or correct its name in DATABASE_URL",
+        "3D000" => {
+            "correct its name in DATABASE_URL, or create the database (createdb) if this is a first start"
+        }
         "42501" => {
             "give the role of DATABASE_URL that privilege: `grant create on database` for a first start, \
               `grant usage on schema orderly` and the privileges on its tables, or make it their owner"

@@ -119,7 +119,7 @@ fn numbers(vitals: &Vitals) -> String {
         |at| format!("{} ago", ago(vitals.read_at.since(at))),
     );
     format!(
-        "{} pending, {oldest}; last start {last_start}; {busy} of {slots} slots busy on {}; last 5 min: {} accepted, {} started, {} completed, {} failed",
+        "{} pending, {oldest}; last start {last_start}; {busy} of {slots} slots busy on {}; last 5 min (stored once a minute): {} accepted, {} started, {} completed, {} failed",
         queue.counters.pending,
         diagnosis::counted(nodes, "live node"),
         activity.accepted,

@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 
 use super::class_pool::{ClassPool, ReadSource};
 use super::failure::PgFailure;
+use super::lock_holders::lock_holders;
 use super::lower_bound::LowerBound;
 use super::query;
 use super::rows;
@@ -15,10 +16,10 @@ use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::vitals::{
     ACTIVITY_KEPT, ACTIVITY_WINDOW, Activity, BLOCKS_OTHERS, Blocking, FAILURES_LOOKED_AT_MAX, Failed,
-    LongTransaction, NAMED_MAX, NAMED_TRANSACTION, RETRYING_LOOKED_AT_MAX, Retrying, Running, Vitals,
-    group_failures, unanswered,
+    HEADS_LOOKED_AT_FROM, LongTransaction, NAMED_MAX, NAMED_TRANSACTION, RETRYING_LOOKED_AT_MAX, Retrying,
+    Running, Vitals, group_failures, unanswered,
 };
-use crate::store::{BLOCKED_MAX, LockHolder};
+use crate::store::{BLOCKED_MAX, LockHolder, QueueState};
 
 pub(super) async fn record_activity(
     pool: &ClassPool,
@@ -27,16 +28,7 @@ pub(super) async fn record_activity(
     activity: Activity,
 ) -> Result<(), PgFailure> {
     let code = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let counts = [
-        activity.accepted,
-        activity.started,
-        activity.completed,
-        activity.retried,
-        activity.failed,
-        activity.leases_lost,
-        activity.leases_refused,
-    ]
-    .map(code);
+    let counts = activity.to_array().map(code);
     let [
         accepted,
         started,
@@ -106,6 +98,7 @@ pub(super) async fn vitals(source: &impl ReadSource, lower_bound: &LowerBound) -
         },
         suspects: suspects(source).await?,
         unanswered: unanswered(retrying(source).await?),
+        locked_orders: locked_heads(source, &queue).await?,
         transactions: transactions(source).await?,
         full_slots: full_slots(source).await?,
         queue,
@@ -207,6 +200,35 @@ pub(super) async fn transactions(source: &impl ReadSource) -> Result<Vec<LongTra
         })
     };
     found.iter().map(transaction).collect()
+}
+
+/// Finds the sessions that have locked the orders that should start next.
+async fn locked_heads(
+    source: &impl ReadSource,
+    queue: &QueueState,
+) -> Result<Vec<(OrderId, LockHolder)>, PgFailure> {
+    if queue.oldest_waiting.is_none_or(|age| age < HEADS_LOOKED_AT_FROM) {
+        return Ok(Vec::new());
+    }
+    let found = source
+        .read(
+            "select order_id from (select order_id from orderly.first_line order by order_id limit $1) as first
+             union all
+             select order_id from (
+                 select order_id from orderly.second_line
+                 where not suspect and due_at <= (select clock_timestamp()) order by due_at, order_id limit $1) as second",
+            &[(&rows::limit(NAMED_MAX), Type::INT8)],
+        )
+        .await?;
+    let ids: Vec<OrderId> = found
+        .iter()
+        .map(|row| rows::column(row, 0).map(OrderId))
+        .collect::<Result<_, _>>()?;
+    let locked = lock_holders(source, &ids).await?;
+    Ok(locked
+        .into_iter()
+        .map(|locked| (locked.order, locked.holder))
+        .collect())
 }
 
 /// Names replication slots without a client for which the server keeps more of its log than it would otherwise.

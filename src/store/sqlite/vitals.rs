@@ -68,6 +68,7 @@ pub(super) fn vitals(connection: &Connection, now: Timestamp) -> Result<Vitals, 
         suspects: suspects(connection)?,
         unanswered: unanswered(retrying(connection)?),
         transactions: Vec::new(),
+        locked_orders: Vec::new(),
         full_slots: Vec::new(),
         queue,
     })
