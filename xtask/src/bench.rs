@@ -21,8 +21,8 @@ cargo xtask bench yardsticks [LOAD]... [--postgres] [--OPTION VALUE]...
   loads:   accept (the default), batch, status, mixed, end-to-end
   options: --rounds, and of `orderly bench`: --connections, --duration, --users, --batch-size, --set, --program";
 const ROUNDS_DEFAULT: usize = 5;
-/// A round of `redis` takes about three minutes.
-const REDIS_ROUNDS_DEFAULT: usize = 3;
+/// A round of `redis` takes about four minutes.
+const REDIS_ROUNDS_DEFAULT: usize = 2;
 const ROUNDS_MAX: usize = 100;
 /// Folder of the data of a run; its disk is measured.
 const FOLDER: &str = "target/bench";

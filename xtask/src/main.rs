@@ -25,7 +25,7 @@ usage: cargo xtask <command>
   test [ARGS]  install what the tests need and run all of them, none skipped; ARGS go to cargo test
   soak NAME    run the long test of this name in full; without a name, all of them
   bench peers [ROUNDS]  compare this program with other queues on PostgreSQL over 100,000 jobs; 5 rounds
-  bench redis [ROUNDS]  compare nodes with Redis and without, on PostgreSQL; 3 rounds
+  bench redis [ROUNDS]  compare nodes with Redis and without, on PostgreSQL; 2 rounds
   bench yardsticks [LOAD...] [--postgres] [--OPTION VALUE]...  compare this program with its yardsticks
   ha [SCENARIO...] [--way WAY]...  test that orders survive failures of a highly available PostgreSQL; as root
   ci           formatting, lints and all tests, as .ci/run does";

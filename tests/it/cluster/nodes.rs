@@ -18,7 +18,7 @@ use tokio::process::Command;
 use crate::support::client::http;
 use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::process::{Process, configure, run};
-use crate::support::redis::{self, Redis};
+use crate::support::redis::{self, Redis, Way};
 use crate::support::required;
 
 /// The shortest possible lease, so that many are lost in a short test.
@@ -48,6 +48,8 @@ pub struct Node {
     pub id: NodeId,
     process: Process,
     http: reqwest::Client,
+    /// Its own way to the cluster's Redis, which can be cut.
+    pub way_to_redis: Option<Way>,
 }
 
 impl Cluster {
@@ -115,12 +117,20 @@ impl Cluster {
             ("RUST_LOG", "info,orderly::worker=error"),
         ]);
         command.envs(self.settings.iter().copied());
-        command.envs(self.redis.iter().map(|redis| ("REDIS_URL", redis.url())));
+        let way_to_redis = match &self.redis {
+            Some(redis) => redis.way().await,
+            None => None,
+        };
+        if let Some(redis) = &self.redis {
+            let url = way_to_redis.as_ref().map_or_else(|| redis.url(), Way::url);
+            command.env("REDIS_URL", url);
+        }
         let process = Process::start(command).await;
         Node {
             id: process.node(),
             process,
             http: http(),
+            way_to_redis,
         }
     }
 

@@ -76,6 +76,7 @@ const FAULTS: &[Fault] = faults! {
     database::no_connection_is_free, quick;
     database::the_database_takes_no_writes, quick;
     database::a_session_holds_an_order, quick;
+    database::the_next_orders_are_locked;
     database::a_table_is_locked, quick;
     database::the_schema_is_newer, quick;
     database::the_schema_is_missing_and_migration_is_off, quick;

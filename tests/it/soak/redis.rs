@@ -25,21 +25,24 @@ enum Fault {
     Flush,
     Sleep,
     Freeze,
+    /// One node alone does not reach Redis.
+    Partition,
     Duplicates,
 }
 
-const FAULTS: [Fault; 6] = [
+const FAULTS: [Fault; 7] = [
     Fault::KillNode,
     Fault::KillRedis,
     Fault::Flush,
     Fault::Sleep,
     Fault::Freeze,
+    Fault::Partition,
     Fault::Duplicates,
 ];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_order_is_lost_or_ends_twice_whatever_happens_to_redis() {
-    let count = if in_full() { 100 } else { 6 };
+    let count = if in_full() { 100 } else { FAULTS.len() };
     let Some(cluster) = Cluster::with_redis(SETTINGS).await else {
         return;
     };
@@ -114,6 +117,13 @@ async fn act(cluster: &Cluster, nodes: &mut Vec<Node>, urls: &Urls, fault: Fault
             redis.freeze().await;
             sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
             redis.thaw().await;
+        }
+        Fault::Partition => {
+            let node = &nodes[rng.random_range(0..nodes.len())];
+            let way = node.way_to_redis.as_ref().expect("nodes have ways of their own");
+            way.cut();
+            sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
+            way.mend();
         }
         Fault::Duplicates => {
             let key = Cluster::redis_key("orders");

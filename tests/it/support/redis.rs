@@ -5,8 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use redis::{AsyncConnectionConfig, Client, FromRedisValue};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Command;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::PATIENCE;
 
@@ -175,6 +180,14 @@ impl Redis {
         self.act(|running| running.supervised.signal("CONT")).await;
     }
 
+    /// Opens a way to it that can be cut; `None` if servers reach it by a socket or TLS.
+    pub async fn way(&self) -> Option<Way> {
+        match self.url {
+            Some(_) => None,
+            None => Some(Way::to(self.port).await),
+        }
+    }
+
     async fn act(&self, act: impl FnOnce(&Running) -> Result<(), String> + Send + 'static) {
         let running = self.running.clone();
         let done = blocking(move || act(&running)).await;
@@ -196,5 +209,71 @@ impl Redis {
             command.arg(word);
         }
         command.query_async(&mut connection).await.expect("Redis answers")
+    }
+}
+
+/// A way from one server to a Redis. While it is cut nothing arrives, and no connection ends.
+pub struct Way {
+    port: u16,
+    is_cut: watch::Sender<bool>,
+    _forwarding: AbortOnDropHandle<()>,
+}
+
+impl Way {
+    async fn to(redis: u16) -> Way {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let (is_cut, cut) = watch::channel(false);
+        let forwarding = tokio::spawn(async move {
+            // Ended with this task.
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                connections.spawn(forward(client, redis, cut.clone()));
+            }
+        });
+        Way {
+            port,
+            is_cut,
+            _forwarding: AbortOnDropHandle::new(forwarding),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn cut(&self) {
+        self.is_cut.send_replace(true);
+    }
+
+    pub fn mend(&self) {
+        self.is_cut.send_replace(false);
+    }
+}
+
+async fn forward(client: TcpStream, redis: u16, cut: watch::Receiver<bool>) {
+    let Ok(server) = TcpStream::connect(("127.0.0.1", redis)).await else {
+        return;
+    };
+    let ((client_reader, client_writer), (server_reader, server_writer)) =
+        (client.into_split(), server.into_split());
+    // The end of either direction ends the connection.
+    tokio::select! {
+        () = copy(client_reader, server_writer, cut.clone()) => {}
+        () = copy(server_reader, client_writer, cut) => {}
+    }
+}
+
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch::Receiver<bool>) {
+    let mut bytes = vec![0; 16 * 1024];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut bytes).await else {
+            return;
+        };
+        if cut.wait_for(|is_cut| !is_cut).await.is_err() || to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
     }
 }

@@ -27,7 +27,7 @@ const LOAD_TIME: &str = "5s";
 const CONNECTIONS: usize = 64;
 const IDLE_TIME: Duration = Duration::from_secs(20);
 /// Orders placed one at a time on idle nodes.
-const SINGLE_ORDERS: usize = 300;
+const SINGLE_ORDERS: usize = 100;
 
 /// Figures of one load.
 struct Load {

@@ -186,8 +186,9 @@ impl Prometheus {
     async fn start(node: &str) -> Prometheus {
         let folder = tempfile::tempdir().expect("a folder");
         let address = node.trim_start_matches("http://");
+        // A node whose store hangs answers after 1.5 s.
         let config = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{}']\nscrape_configs:\n  - job_name: orderly\n    \
+            "global: {{scrape_interval: 5s, scrape_timeout: 4s, evaluation_interval: 1s}}\nrule_files: ['{}']\nscrape_configs:\n  - job_name: orderly\n    \
              metrics_path: /metrics/prometheus\n    static_configs: [{{targets: ['{address}']}}]\n",
             rules().display()
         );

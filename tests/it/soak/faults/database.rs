@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::{Shop, order_of, place_all};
+use crate::support::client::http;
 use crate::support::postgres::{self, Server, Stop, TestDatabase};
 use crate::support::required;
 use crate::support::small_disk::SmallDisk;
@@ -156,6 +157,29 @@ pub async fn a_session_holds_an_order() {
         &["idle in transaction", "pg_terminate_backend"],
     );
     tokio::join!(placing, named);
+}
+
+/// Claims step around the rows, and nothing else waits for them.
+pub async fn the_next_orders_are_locked() {
+    let Some(database) = database().await else { return };
+    let shop = Shop::new(&[
+        ("DATABASE_URL", &database.url()),
+        ("ORDERLY_SIMULATED_SPEED", "0"),
+    ]);
+    let node = shop.node().await;
+    let pause = |action: &'static str| http().post(format!("{}/queue/{action}", node.url)).send();
+    pause("pause").await.expect("the node answers");
+    place_all(&node, [order_of(1), order_of(2)]).await;
+    let other = postgres::connect(&database.url()).await.expect("a connection");
+    let forgotten = "begin; select from orderly.first_line for update";
+    other.batch_execute(forgotten).await.expect("a lock");
+    pause("resume").await.expect("the node answers");
+    shop.is_named(
+        Some(&node),
+        "locked",
+        &["has locked order 1", "pg_terminate_backend"],
+    )
+    .await;
 }
 
 pub async fn a_table_is_locked() {

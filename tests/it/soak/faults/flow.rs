@@ -60,7 +60,12 @@ pub async fn workers_have_a_wrong_key() {
         .send()
         .await;
     assert_eq!(asked.expect("the node answers").status().as_u16(), 401);
-    shop.is_named(Some(&node), "no-worker", &["401"]).await;
+    shop.is_named(
+        Some(&node),
+        "no-worker",
+        &["1 request for leases had a wrong key", "401"],
+    )
+    .await;
 }
 
 pub async fn all_slots_hang() {

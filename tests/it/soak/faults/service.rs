@@ -54,7 +54,8 @@ pub async fn the_service_answers_401() {
     receiver.set_reactions("any", vec![answer(401, "", "wrong signature"); 100]);
     let (shop, node) = shop_of(&receiver.url(), &[]).await;
     place_all(&node, (0..5).map(|_| order_named("any"))).await;
-    shop.is_named(Some(&node), "service-down", &["401"]).await;
+    shop.is_named(Some(&node), "service-down", &["401", "ORDERLY_PROCESSOR_SECRET"])
+        .await;
 }
 
 pub async fn the_service_answers_503_with_a_reason() {
