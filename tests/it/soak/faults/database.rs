@@ -232,7 +232,7 @@ pub async fn the_disk_is_full() {
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
     };
-    let path = format!("sqlite:{}", folder.path().join("orderly.db").display());
+    let path = format!("sqlite:{}", disk.path.join("orderly.db").display());
     let shop = Shop::new(&[("DATABASE_URL", &path)]);
     let node = shop.node().await;
     place_all(&node, [order_of(1)]).await;

@@ -183,10 +183,12 @@ pub async fn workers_fall_silent() {
         while taken == 0 {
             let asked = http()
                 .post(format!("{}/leases", node.url))
-                .json(&json!({"max": 1, "lease_seconds": 1, "wait_seconds": 10}))
+                .json(&json!({"max": 1, "lease": 1, "wait": 10}))
                 .send()
                 .await
-                .expect("the node answers");
+                .expect("the node answers")
+                .error_for_status()
+                .expect("a request for leases");
             let body: serde_json::Value = asked.json().await.expect("leases are JSON");
             taken = body["leases"].as_array().map_or(0, Vec::len);
         }

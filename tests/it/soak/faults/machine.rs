@@ -19,7 +19,7 @@ pub async fn the_disk_is_filling() {
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
     };
-    let path = format!("sqlite:{}", folder.path().join("orderly.db").display());
+    let path = format!("sqlite:{}", disk.path.join("orderly.db").display());
     let shop = Shop::new(&[("DATABASE_URL", &path)]);
     let node = shop.node().await;
     place_all(&node, [order_of(1)]).await;
@@ -33,7 +33,7 @@ pub async fn the_disk_of_the_log_is_full() {
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
     };
-    let logs = folder.path().join("logs").display().to_string();
+    let logs = disk.path.join("logs").display().to_string();
     let shop = Shop::new(&[("ORDERLY_LOG_DIR", &logs)]);
     let node = shop.node().await;
     disk.leave_free(0);
