@@ -91,6 +91,25 @@ fn assert_never_away(nodes: &[Node; 2]) {
     }
 }
 
+/// The copy lacks orders that nodes have added since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_restored_from_an_old_copy_loses_no_order() {
+    let Some(cluster) = Cluster::with_redis(SETTINGS).await else {
+        return;
+    };
+    let nodes = two_nodes(&cluster).await;
+    let key = Cluster::redis_key("orders");
+    let copy: Vec<u8> = cluster.redis().ask(&format!("DUMP {key}")).await;
+    assert_eq!(nodes[0].act("/queue/pause").await.0, StatusCode::OK);
+    tokio::join!(nodes[0].accept(50), nodes[1].accept(50));
+    cluster.redis().restore(&key, copy).await;
+    assert_eq!(nodes[0].act("/queue/resume").await.0, StatusCode::OK);
+    until_done(&nodes[0]).await;
+    orders_flow(&nodes).await;
+    until_empty(&nodes[0]).await;
+    assert_sound(&cluster).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_group_is_made_again() {
     let Some(cluster) = Cluster::with_redis(SETTINGS).await else {

@@ -196,6 +196,22 @@ impl Redis {
 
     /// Sends a command, its words separated by blanks.
     pub async fn ask<T: FromRedisValue>(&self, command: &str) -> T {
+        let mut words = command.split(' ');
+        let mut command = redis::cmd(words.next().unwrap_or_default());
+        for word in words {
+            command.arg(word);
+        }
+        self.send(&command).await
+    }
+
+    /// Puts a copy from `DUMP` in the place of a key.
+    pub async fn restore(&self, key: &str, copy: Vec<u8>) {
+        let mut restore = redis::cmd("RESTORE");
+        restore.arg(key).arg(0).arg(copy).arg("REPLACE");
+        self.send::<()>(&restore).await;
+    }
+
+    async fn send<T: FromRedisValue>(&self, command: &redis::Cmd) -> T {
         let client = Client::open(self.own_url()).expect("a URL of the tests' own");
         // Longer than a command by which a test makes it sleep.
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
@@ -203,11 +219,6 @@ impl Redis {
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .expect("Redis answers");
-        let mut words = command.split(' ');
-        let mut command = redis::cmd(words.next().unwrap_or_default());
-        for word in words {
-            command.arg(word);
-        }
         command.query_async(&mut connection).await.expect("Redis answers")
     }
 }
