@@ -136,22 +136,7 @@ impl Server {
     /// Counts the waits for locks that the log has so far.
     pub fn lock_waits(&self) -> Result<LockWaits> {
         let log = fs::read(self.folder.join("log")).context("read the server's log")?;
-        let mut waits = LockWaits::default();
-        let mut is_wait = false;
-        for line in String::from_utf8_lossy(&log).lines() {
-            if line.contains("still waiting for") {
-                waits.all += 1;
-                is_wait = true;
-            } else if line.contains("STATEMENT:") {
-                waits.of_claims += u64::from(is_wait && line.contains(CLAIMS));
-                is_wait = false;
-            } else if is_wait && line.contains(CLAIMS) {
-                // A statement of several lines.
-                waits.of_claims += 1;
-                is_wait = false;
-            }
-        }
-        Ok(waits)
+        Ok(lock_waits_of(&String::from_utf8_lossy(&log)))
     }
 
     /// Returns the processor time that the server has taken, with all its sessions.
@@ -201,6 +186,28 @@ impl Drop for Server {
     }
 }
 
+/// Counts the waits in a log. The statement of a wait follows it, in lines that begin with a tab after the first.
+fn lock_waits_of(log: &str) -> LockWaits {
+    let mut waits = LockWaits::default();
+    let (mut is_wait, mut is_statement) = (false, false);
+    for line in log.lines() {
+        if !line.starts_with('\t') {
+            is_statement = line.contains("STATEMENT:");
+            is_wait = line.contains("still waiting for")
+                || is_wait
+                    && [" DETAIL:", " CONTEXT:", " STATEMENT:"]
+                        .iter()
+                        .any(|part| line.contains(part));
+            waits.all += u64::from(line.contains("still waiting for"));
+        }
+        if is_wait && is_statement && line.contains(CLAIMS) {
+            waits.of_claims += 1;
+            is_wait = false;
+        }
+    }
+    waits
+}
+
 /// Returns the ticks of a process of the server by its `/proc/PID/stat`; of the first one with those of ended sessions.
 fn ticks_of(stat: &str, server: u32) -> Option<u64> {
     let (head, tail) = stat.rsplit_once(')')?;
@@ -243,6 +250,18 @@ fn finish(command: &mut Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_of_claims_are_told_by_their_statement() {
+        let log = "at [7] LOG:  process 7 still waiting for ExclusiveLock on advisory lock after 1.0 ms\n\
+                   at [7] DETAIL:  Process holding the lock: 8. Wait queue: 7.\n\
+                   at [7] STATEMENT:  begin;\n\tselect claimed, exhausted::int\n\tcommit\n\
+                   at [7] LOG:  process 7 acquired ExclusiveLock\n\
+                   at [9] LOG:  process 9 still waiting for ShareLock on transaction 1 after 1.0 ms\n\
+                   at [9] STATEMENT:  select settle\n";
+        let waits = lock_waits_of(log);
+        assert_eq!((waits.all, waits.of_claims), (2, 1));
+    }
 
     #[test]
     fn sessions_count_for_their_server() {

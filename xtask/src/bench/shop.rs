@@ -205,7 +205,7 @@ impl Shop {
                 Instant::now() < deadline,
                 "timed out waiting until {what}: {answer}"
             );
-            thread::sleep(LOOK_INTERVAL);
+            thread::sleep(interval);
         }
     }
 
