@@ -38,8 +38,8 @@ static ADD: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Takes a node out of the group if it has finished all that it took: with the node, Redis forgets what it took, and nobody would
-/// take that over.
+/// Takes a node out of the group if it has finished all that it took: Redis forgets the entries of a node with the node, and other
+/// nodes could not take them over.
 static LEAVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local taken = redis.call('xpending', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
@@ -64,7 +64,7 @@ pub(super) struct Stream {
     pub node: String,
     /// Users' orders wait for each other, so that nothing is added.
     news_only: AtomicBool,
-    /// Nobody adds, by the latest answer of Redis, and claims go to the store.
+    /// No node adds, by the latest answer of Redis, and claims go to the store.
     in_fallback: AtomicBool,
     /// The number of times that Redis had returned when this node last looked at the stream; `u64::MAX` before the first look.
     ready_since: AtomicU64,

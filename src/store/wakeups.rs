@@ -53,7 +53,7 @@ pub struct PeerNews {
     incoming: Inbox,
 }
 
-/// News that nobody took yet, each kind once.
+/// News that no task has taken yet, each kind once.
 #[derive(Default)]
 struct Inbox {
     waiting: Mutex<Vec<News>>,

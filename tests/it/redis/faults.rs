@@ -124,7 +124,7 @@ async fn a_deleted_group_is_made_again() {
     assert_sound(&cluster).await;
 }
 
-/// Duplicates, ids that nobody knows, ended orders, and entries of another program.
+/// Duplicates, unknown ids, ended orders, and entries of another program.
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_of_others_start_nothing_twice_and_go() {
     let Some(cluster) = Cluster::with_redis(SETTINGS).await else {
@@ -190,7 +190,7 @@ async fn entries_of_a_killed_node_are_taken_over() {
     let taken: redis::streams::StreamReadReply = cluster
         .redis()
         .ask(&format!(
-            "XREADGROUP GROUP nodes nobody COUNT 100 STREAMS {key} >"
+            "XREADGROUP GROUP nodes vanished COUNT 100 STREAMS {key} >"
         ))
         .await;
     assert!(!taken.keys.is_empty());
