@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use orderly::epoch::EpochIdentity;
-use orderly::event::{Event, EventKind};
-use orderly::http::wire::{self, NewOrders, OrderBody};
+use orderly::event::{Event, EventDetail, EventKind};
+use orderly::http::wire::{self, OrderBody};
 use orderly::lease::NodeId;
 use orderly::live::routes::Routes;
 use orderly::live::{Change, Filter};
 use orderly::metrics::Metrics;
-use orderly::order::{NewOrder, OrderId, OrderStatus};
+use orderly::order::{NewOrder, OrderDefaults, OrderId, OrderStatus, UserId};
 use orderly::store::clock::system_clock;
 use orderly::store::open::OpenOptions;
 use orderly::store::sqlite::Sqlite;
@@ -32,18 +32,18 @@ fn main() {
 }
 
 fn order() -> NewOrder {
-    wire::read(BODY).unwrap_or_else(|_| panic!("it is a good order"))
+    wire::read_order(BODY, &OrderDefaults::default()).unwrap_or_else(|_| panic!("it is a good order"))
 }
 
 #[divan::bench]
 fn read_an_order() -> bool {
-    wire::read::<NewOrder>(black_box(BODY)).is_ok()
+    wire::read_order(black_box(BODY), &OrderDefaults::default()).is_ok()
 }
 
 #[divan::bench]
 fn read_a_batch_of_1000(bencher: Bencher<'_, '_>) {
     let body = format!("{{\"orders\":[{}]}}", vec![BODY; BATCH].join(","));
-    bencher.bench(|| wire::read::<NewOrders>(black_box(&body)).is_ok());
+    bencher.bench(|| wire::read_batch(black_box(&body), &OrderDefaults::default()).is_ok());
 }
 
 #[divan::bench]
@@ -120,8 +120,8 @@ fn hand_out_a_change(bencher: Bencher<'_, '_>, followers: usize) {
     let followed = (0..followers)
         .map(|follower| {
             let user_id = i64::try_from(follower).expect("it is a small number");
-            routes.add(Filter {
-                user_id: (follower % 100 != 0).then_some(user_id),
+            routes.add(&Filter {
+                user_id: (follower % 100 != 0).then_some(UserId::Number(user_id)),
                 ..Filter::default()
             })
         })
@@ -146,7 +146,7 @@ fn hand_out_a_change(bencher: Bencher<'_, '_>, followers: usize) {
 fn event() -> FeedEvent {
     FeedEvent {
         position: FeedPosition(1),
-        user_id: 1,
+        user_id: UserId::Number(1),
         event: Event {
             order_id: OrderId(1),
             version: 1,
@@ -156,6 +156,7 @@ fn event() -> FeedEvent {
             attempt: 0,
             node: None,
             error: None,
+            detail: EventDetail::default(),
         },
     }
 }

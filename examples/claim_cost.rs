@@ -12,7 +12,7 @@ use orderly::config::{Database, PostgresDatabase, PostgresUrl};
 use orderly::lease::{Lease, NodeId, Outcome};
 use orderly::metrics::Metrics;
 use orderly::money::Money;
-use orderly::order::{ItemIds, NewOrder};
+use orderly::order::{Items, NewOrder, UserId};
 use orderly::store::clock::system_clock;
 use orderly::store::open::{OpenOptions, open};
 use orderly::store::{CLAIM_ORDERS_MAX, ClaimRequest, Store};
@@ -87,9 +87,10 @@ impl Bench {
 
     async fn accept(&self, count: usize) -> anyhow::Result<()> {
         let order = NewOrder {
-            user_id: 104,
-            item_ids: ItemIds::new(&[101, 102, 103]).context("three ids")?,
-            total_amount: Money::parse("250.75").map_err(|error| anyhow::anyhow!("{error:?}"))?,
+            user_id: UserId::Number(104),
+            items: Items::of_ids(&[101, 102, 103]).context("three ids")?,
+            total_amount: Money::parse("250.75", 2).map_err(|error| anyhow::anyhow!("{error:?}"))?,
+            currency: None,
             reference: None,
             metadata: None,
         };

@@ -43,7 +43,7 @@ pub struct Warehouse {
 impl Processor for Warehouse {
     /// Dropped at its await points when the order is cancelled or the attempt times out.
     async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError> {
-        let items: Vec<&str> = order.request.item_ids.as_str().split(',').collect();
+        let items: Vec<&str> = order.request.items.codes().split(',').collect();
         if items.contains(&"13") {
             // Another attempt cannot succeed: Failed, until an operator acts.
             return Err(ProcessingError::Permanent {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::money::Currency;
 use crate::order::Ordering;
 use crate::retry::RetryPolicy;
 
@@ -83,6 +84,8 @@ pub struct Config {
     /// Maximum attempts this node starts per second; `None` for no limit.
     pub rate_limit: Option<f64>,
     pub ordering: Ordering,
+    /// Currency of orders whose request names none.
+    pub currency: Option<Currency>,
     /// Drain time after SIGTERM, 0 to 1 h.
     pub shutdown_grace: Duration,
     /// Maximum number of Pending orders, beyond which new ones are refused; `None` for no limit.

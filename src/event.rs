@@ -1,8 +1,12 @@
 //! Events of orders: append-only facts, and the table of legal transitions they obey. The store reads them by cursor;
 //! `http` sends them to subscribers.
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
 use crate::lease::NodeId;
-use crate::order::{OrderId, OrderStatus};
+use crate::order::{OrderId, OrderStatus, Reason};
 use crate::time::Timestamp;
 
 /// One change of one order, written in the transaction that made the change.
@@ -20,6 +24,52 @@ pub struct Event {
     /// The node that processed the order, if any.
     pub node: Option<NodeId>,
     pub error: Option<String>,
+    pub detail: EventDetail,
+}
+
+/// Facts about a person's action.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventDetail {
+    /// The reason that was given.
+    pub reason: Option<Reason>,
+    /// A redrive kept the idempotency key of the attempts before.
+    pub same_key: bool,
+}
+
+/// The text of a detail in a store.
+#[derive(Serialize, Deserialize)]
+struct StoredDetail<'d> {
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    reason: Option<Cow<'d, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    same_key: Option<bool>,
+}
+
+impl EventDetail {
+    /// Returns the JSON that a store keeps; `None` if there is nothing to tell.
+    pub fn to_stored(&self) -> Option<String> {
+        if *self == EventDetail::default() {
+            return None;
+        }
+        let stored = StoredDetail {
+            reason: self.reason.as_ref().map(|reason| reason.as_str().into()),
+            same_key: self.same_key.then_some(true),
+        };
+        Some(serde_json::to_string(&stored).expect("texts always serialize"))
+    }
+
+    /// Reads the JSON that a store keeps.
+    pub fn from_stored(text: Option<&str>) -> Option<EventDetail> {
+        let Some(text) = text else {
+            return Some(EventDetail::default());
+        };
+        let stored: StoredDetail<'_> = serde_json::from_str(text).ok()?;
+        let reason = stored.reason.map(|text| Reason::parse(&text)).transpose();
+        Some(EventDetail {
+            reason: reason.ok()?,
+            same_key: stored.same_key.unwrap_or(false),
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,6 +166,26 @@ mod tests {
                 assert_eq!(moved, allowed.contains(&kind), "{status:?} {kind:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_detail_survives_a_round_trip() {
+        for detail in [
+            EventDetail::default(),
+            EventDetail {
+                reason: Some(Reason::parse("the customer \"called\"").unwrap()),
+                same_key: false,
+            },
+            EventDetail {
+                reason: None,
+                same_key: true,
+            },
+        ] {
+            let stored = detail.to_stored();
+            assert_eq!(EventDetail::from_stored(stored.as_deref()), Some(detail));
+        }
+        assert_eq!(EventDetail::default().to_stored(), None);
+        assert_eq!(EventDetail::from_stored(Some("{\"reason\":\"\"}")), None);
     }
 
     #[test]

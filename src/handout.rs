@@ -15,11 +15,12 @@ use tokio_util::task::TaskTracker;
 use crate::config::RedisServer;
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, Outcome};
-use crate::order::{NewOrder, OrderId, OrderStatus, Ordering};
+use crate::order::{NewOrder, OrderId, OrderStatus, Ordering, Reason};
 use crate::store::layer::{Layer, Layered};
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, GiveBack, GivenBack, HandoutStatus, IdempotencyKey, News,
-    PeerNews, QueueState, RedriveQuery, Redriven, Settled, SettledExternal, Store, StoreError, Vitals,
+    PeerNews, QueueState, RedriveOptions, RedriveQuery, Redriven, Settled, SettledExternal, Store,
+    StoreError, Vitals,
 };
 
 mod adder;
@@ -309,8 +310,13 @@ impl Layer for Handout {
         Ok(given_back)
     }
 
-    async fn redrive(&self, inner: &dyn Store, id: OrderId) -> Result<Acted, StoreError> {
-        let acted = inner.redrive(id).await;
+    async fn redrive(
+        &self,
+        inner: &dyn Store,
+        id: OrderId,
+        options: RedriveOptions,
+    ) -> Result<Acted, StoreError> {
+        let acted = inner.redrive(id, options).await;
         self.ask_store_next();
         acted
     }
@@ -327,8 +333,13 @@ impl Layer for Handout {
         resumed
     }
 
-    async fn cancel(&self, inner: &dyn Store, id: OrderId) -> Result<Acted, StoreError> {
-        let acted = inner.cancel(id).await?;
+    async fn cancel(
+        &self,
+        inner: &dyn Store,
+        id: OrderId,
+        reason: Option<Reason>,
+    ) -> Result<Acted, StoreError> {
+        let acted = inner.cancel(id, reason).await?;
         // An order that has started may be in processing, on any node.
         if matches!(&acted, Acted::Done(order) if order.processing_at.is_some()) {
             self.peers.send(News::Cancelled);

@@ -11,6 +11,7 @@ use crate::config::Secret;
 use crate::diagnosis::{self, Monitor};
 use crate::live::Feed;
 use crate::metrics::{Metrics, RequestLabels};
+use crate::order::OrderDefaults;
 use crate::pull::Outside;
 use crate::store::Store;
 use crate::worker::{ServiceTrouble, ServiceWatch};
@@ -68,6 +69,8 @@ pub struct App {
     pub heartbeat: Duration,
     /// The service that this node sends orders to; `None` without one.
     pub service: Option<ServiceWatch>,
+    /// Settings that new orders get where their request has none.
+    pub order_defaults: OrderDefaults,
     /// Settings of this node, for the judgement whether orders flow.
     pub judged_by: diagnosis::Settings,
     /// Cancelled when the server stops: probes report it and long polls end.
@@ -111,6 +114,7 @@ struct Shared {
     live: Feed,
     outside: Outside,
     heartbeat: Duration,
+    order_defaults: OrderDefaults,
     /// The OpenAPI document of this server.
     document: LazyLock<Bytes>,
 }
@@ -134,6 +138,7 @@ impl Shared {
             live: app.live,
             outside: app.outside,
             heartbeat: app.heartbeat,
+            order_defaults: app.order_defaults,
             document: LazyLock::new(if app.api_key.is_some() {
                 || openapi::rendered(document(), true)
             } else {

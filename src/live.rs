@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::epoch::EpochIdentity;
 use crate::metrics::Metrics;
-use crate::order::{OrderId, OrderStatus};
+use crate::order::{OrderId, OrderStatus, UserId};
 use crate::store::{Epochs, FeedCursor, FeedEvent, FeedPosition, Store, StoreError};
 
 mod catch_up;
@@ -73,10 +73,10 @@ impl Change {
 }
 
 /// Selects the events that match all given fields.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub order_id: Option<OrderId>,
-    pub user_id: Option<i64>,
+    pub user_id: Option<UserId>,
     /// Status after the event.
     pub status: Option<OrderStatus>,
 }
@@ -84,7 +84,7 @@ pub struct Filter {
 impl Filter {
     pub fn matches(&self, event: &FeedEvent) -> bool {
         self.order_id.is_none_or(|id| id == event.event.order_id)
-            && self.user_id.is_none_or(|id| id == event.user_id)
+            && self.user_id.as_ref().is_none_or(|user| *user == event.user_id)
             && self.status.is_none_or(|status| status == event.event.status)
     }
 }

@@ -1,15 +1,30 @@
-//! Orders and the rules of their fields. `http/wire.rs` has the JSON, `event.rs` the legal transitions, `store.rs` the
+//! Orders. `order/` has the rules of their fields, `http/wire.rs` the JSON, `event.rs` the legal transitions, `store.rs` the
 //! storage.
 
 use std::fmt;
 
-use crate::money::Money;
+use crate::money::{Currency, Money};
 use crate::portable_json::JsonText;
 use crate::time::Timestamp;
+
+mod items;
+mod text;
+mod user;
+
+pub use items::{Code, CodeError, Items, Line};
+pub use text::{PlainTextError, Reason, Reference, parse_integer};
+pub use user::{UserId, UserIdError};
 
 /// Largest integer that every JSON parser holds exactly (RFC 8259 section 6): 2^53 − 1.
 pub const INTEGER_MAX: i64 = 9_007_199_254_740_991;
 pub const ITEMS_MAX: usize = 1_000;
+pub const CODE_CHARS_MAX: usize = 64;
+/// Most pieces of one article in a line.
+pub const QUANTITY_MAX: u32 = 1_000_000;
+/// Most pieces in an order; 1,000 lines cannot hold more.
+pub const PIECES_MAX: u64 = 1_000_000_000;
+pub const ITEM_NAME_CHARS_MAX: usize = 200;
+pub const USER_ID_CHARS_MAX: usize = 200;
 pub const REFERENCE_CHARS_MAX: usize = 200;
 pub const REASON_CHARS_MAX: usize = 500;
 pub const METADATA_BYTES_MAX: usize = 8_192;
@@ -72,13 +87,21 @@ impl OrderStatus {
 /// An order as the client requested it, with every field checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewOrder {
-    /// 1 … [`INTEGER_MAX`].
-    pub user_id: i64,
-    pub item_ids: ItemIds,
+    pub user_id: UserId,
+    pub items: Items,
+    /// Has the decimals of the currency; two without one.
     pub total_amount: Money,
+    pub currency: Option<Currency>,
     pub reference: Option<Reference>,
     /// The text of a JSON object, unchanged; see `http/wire.rs` for its checks.
     pub metadata: Option<Box<str>>,
+}
+
+/// Values of settings that an order gets where its request has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrderDefaults {
+    /// `ORDERLY_CURRENCY`.
+    pub currency: Option<Currency>,
 }
 
 /// An order as stored.
@@ -123,173 +146,4 @@ pub enum OnFailure {
     Skip,
     /// They wait until it is redriven and completed, or cancelled.
     Block,
-}
-
-/// 1 to [`ITEMS_MAX`] item ids, each 1 … [`INTEGER_MAX`], kept as the comma-separated text of answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ItemIds {
-    text: Box<str>,
-    count: usize,
-}
-
-impl ItemIds {
-    /// Returns `None` if there are none, too many, or one is out of range.
-    pub fn new(ids: &[i64]) -> Option<ItemIds> {
-        let in_range = ids.iter().all(|id| (1..=INTEGER_MAX).contains(id));
-        if !in_range || ids.is_empty() || ids.len() > ITEMS_MAX {
-            return None;
-        }
-        let mut text = String::with_capacity(ids.len() * 8);
-        for id in ids {
-            if !text.is_empty() {
-                text.push(',');
-            }
-            text.push_str(&id.to_string());
-        }
-        Some(ItemIds {
-            text: text.into(),
-            count: ids.len(),
-        })
-    }
-
-    /// Parses text from [`ItemIds::as_str`], as a store keeps it.
-    pub fn from_stored(text: &str) -> Option<ItemIds> {
-        let mut count = 0;
-        for id in text.split(',') {
-            parse_integer(id).ok()?;
-            count += 1;
-        }
-        (count <= ITEMS_MAX).then(|| ItemIds {
-            text: text.into(),
-            count,
-        })
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    pub fn count(&self) -> usize {
-        self.count
-    }
-}
-
-/// The client's own order number: 1 to [`REFERENCE_CHARS_MAX`] characters, no control characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reference(Box<str>);
-
-impl Reference {
-    pub fn parse(text: &str) -> Result<Reference, PlainTextError> {
-        plain_text(text, REFERENCE_CHARS_MAX).map(Reference)
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// A person's reason for an action: 1 to [`REASON_CHARS_MAX`] characters, no control characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reason(Box<str>);
-
-impl Reason {
-    pub fn parse(text: &str) -> Result<Reason, PlainTextError> {
-        plain_text(text, REASON_CHARS_MAX).map(Reason)
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlainTextError {
-    #[error("must have 1 to {0} characters")]
-    Length(usize),
-    #[error("must not contain control characters")]
-    ControlCharacter,
-}
-
-fn plain_text(text: &str, chars_max: usize) -> Result<Box<str>, PlainTextError> {
-    if text.is_empty() || text.chars().count() > chars_max {
-        return Err(PlainTextError::Length(chars_max));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(PlainTextError::ControlCharacter);
-    }
-    Ok(text.into())
-}
-
-/// Parses the decimal text of an integer from 1 to [`INTEGER_MAX`]; the error is fit for an API answer.
-pub fn parse_integer(text: &str) -> Result<i64, &'static str> {
-    const RANGE: &str = "must be an integer from 1 to 9007199254740991";
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let leading_zero = digits.len() > 1 && digits.starts_with('0');
-    if digits.is_empty() || leading_zero || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("must be an integer");
-    }
-    let value: i64 = text.parse().map_err(|_| RANGE)?;
-    if (1..=INTEGER_MAX).contains(&value) {
-        Ok(value)
-    } else {
-        Err(RANGE)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn item_ids_keep_their_order_and_survive_a_round_trip() {
-        let items = ItemIds::new(&[103, 101, 101]).unwrap();
-        assert_eq!(items.as_str(), "103,101,101");
-        assert_eq!(items.count(), 3);
-        assert_eq!(ItemIds::from_stored(items.as_str()), Some(items));
-    }
-
-    #[test]
-    fn item_ids_have_limits() {
-        assert!(ItemIds::new(&[]).is_none());
-        assert!(ItemIds::new(&[1; ITEMS_MAX]).is_some());
-        assert!(ItemIds::new(&[1; ITEMS_MAX + 1]).is_none());
-        assert!(ItemIds::new(&[INTEGER_MAX]).is_some());
-        assert!(ItemIds::new(&[INTEGER_MAX + 1]).is_none());
-        assert!(ItemIds::new(&[0]).is_none());
-        assert!(ItemIds::from_stored("1,,2").is_none());
-        assert!(ItemIds::from_stored("01").is_none());
-    }
-
-    #[test]
-    fn integers_are_exact_or_refused() {
-        assert_eq!(parse_integer("9007199254740991"), Ok(INTEGER_MAX));
-        for text in [
-            "9007199254740993",
-            "0",
-            "-5",
-            "99999999999999999999",
-            "1.0",
-            "1e3",
-            "",
-            "-",
-            "007",
-        ] {
-            assert!(parse_integer(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn references_are_counted_in_characters() {
-        assert!(Reference::parse(&"é".repeat(REFERENCE_CHARS_MAX)).is_ok());
-        assert_eq!(Reference::parse(""), Err(PlainTextError::Length(200)));
-        assert_eq!(
-            Reference::parse(&"a".repeat(201)),
-            Err(PlainTextError::Length(200))
-        );
-        assert_eq!(Reference::parse("a\u{0}b"), Err(PlainTextError::ControlCharacter));
-        assert_eq!(
-            Reference::parse("a\u{85}b"),
-            Err(PlainTextError::ControlCharacter)
-        );
-    }
 }

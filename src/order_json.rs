@@ -1,5 +1,5 @@
-//! JSON of an order in answers and deliveries: times with six fraction digits, money with two, fields always in the
-//! same order. `http/wire.rs` renders lists of orders and all other answers.
+//! JSON of an order in answers and deliveries: times with six fraction digits, money with all its decimals,
+//! fields always in the same order. `http/wire.rs` renders lists of orders and all other answers.
 
 use std::borrow::Cow;
 
@@ -7,11 +7,13 @@ use jiff::fmt::temporal::DateTimePrinter;
 use serde::ser::Error;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::money::Money;
-use crate::order::{NewOrder, Order, OrderId, OrderStatus, Reference};
+use crate::money::{Currency, Money};
+use crate::order::{
+    INTEGER_MAX, NewOrder, Order, OrderId, OrderStatus, Reference, USER_ID_CHARS_MAX, UserId,
+};
 use crate::time::Timestamp;
 
 mod text;
@@ -21,11 +23,12 @@ mod text;
 #[schema(as = Order)]
 pub struct OrderBody<'a> {
     order_id: i64,
-    user_id: i64,
-    /// Comma-separated.
-    #[schema(example = "101,102,103", pattern = "^[1-9][0-9]*(,[1-9][0-9]*)*$")]
+    #[schema(value_type = UserIdValue)]
+    user_id: &'a UserId,
+    /// Ids and codes of the articles, comma-separated.
+    #[schema(example = "101,102,103", pattern = "^[A-Za-z0-9._:/-]+(,[A-Za-z0-9._:/-]+)*$")]
     item_ids: &'a str,
-    /// Always two decimals.
+    /// Always all decimals of the currency; two without one.
     #[schema(value_type = f64, example = 250.75)]
     total_amount: Amount,
     #[schema(value_type = StatusName)]
@@ -37,7 +40,8 @@ pub struct OrderBody<'a> {
     metadata: Option<Verbatim<'a>>,
     /// Number of its events.
     version: u32,
-    item_count: usize,
+    /// Number of pieces.
+    item_count: u64,
     /// Attempts started and not given back; a redrive resets them to 0.
     attempts: u32,
     #[schema(value_type = String, format = DateTime)]
@@ -58,6 +62,14 @@ pub struct OrderBody<'a> {
     /// Result from the processor that completed the order, kept byte for byte.
     #[schema(value_type = Option<Value>, required)]
     result: Option<Verbatim<'a>>,
+    /// Missing without a currency.
+    #[schema(value_type = Option<String>, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    currency: Option<&'a str>,
+    /// Missing in an order of `item_ids`.
+    #[schema(value_type = Option<Vec<LineValue>>, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<Verbatim<'a>>,
 }
 
 impl<'a> OrderBody<'a> {
@@ -65,14 +77,14 @@ impl<'a> OrderBody<'a> {
     pub fn accepted(request: &'a NewOrder, order_id: OrderId, created_at: Timestamp) -> OrderBody<'a> {
         OrderBody {
             order_id: order_id.0,
-            user_id: request.user_id,
-            item_ids: request.item_ids.as_str(),
+            user_id: &request.user_id,
+            item_ids: request.items.codes(),
             total_amount: Amount(request.total_amount),
             status: OrderStatus::Pending.name(),
             reference: request.reference.as_ref().map(Reference::as_str),
             metadata: request.metadata.as_deref().map(Verbatim),
             version: 1,
-            item_count: request.item_ids.count(),
+            item_count: request.items.count(),
             attempts: 0,
             created_at: Time(created_at),
             processing_at: None,
@@ -81,6 +93,8 @@ impl<'a> OrderBody<'a> {
             last_error: None,
             time_taken_seconds: None,
             result: None,
+            currency: request.currency.map(Currency::code),
+            items: request.items.lines().map(Verbatim),
         }
     }
 }
@@ -123,6 +137,47 @@ impl PartialSchema for StatusName {
     }
 }
 
+/// A user, as answers show it.
+pub struct UserIdValue;
+
+impl ToSchema for UserIdValue {
+    fn name() -> Cow<'static, str> {
+        "UserId".into()
+    }
+}
+
+impl PartialSchema for UserIdValue {
+    fn schema() -> RefOr<Schema> {
+        let integer = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(INTEGER_MAX))
+            .build();
+        let text = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(USER_ID_CHARS_MAX))
+            .build();
+        OneOfBuilder::new().item(integer).item(text).into()
+    }
+}
+
+/// Some pieces of an article.
+#[derive(ToSchema)]
+#[schema(as = Line)]
+#[expect(dead_code, reason = "describes the lines, which answers copy from the store")]
+struct LineValue {
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._:/-]+$")]
+    sku: String,
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    quantity: u32,
+    /// With the decimals of the currency; negative for a discount. Missing if none was given.
+    #[schema(required = false)]
+    unit_price: Option<f64>,
+    #[schema(required = false, min_length = 1, max_length = 200)]
+    name: Option<String>,
+}
+
 /// RFC 3339 in UTC, always with six fraction digits and `Z`.
 pub struct Time(pub Timestamp);
 
@@ -138,7 +193,7 @@ impl Serialize for Time {
     }
 }
 
-/// A JSON number, always with two decimals, never through a float.
+/// A JSON number, always with all its decimals, never through a float.
 struct Amount(Money);
 
 impl Serialize for Amount {
@@ -163,16 +218,17 @@ impl Serialize for Verbatim<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::ItemIds;
+    use crate::order::{Code, Items, Line};
     use crate::portable_json::JsonText;
 
     fn order() -> Order {
         Order {
             order_id: OrderId(45),
             request: NewOrder {
-                user_id: 104,
-                item_ids: ItemIds::new(&[101, 102, 103]).unwrap(),
-                total_amount: Money::parse("250.7").unwrap(),
+                user_id: UserId::Number(104),
+                items: Items::of_ids(&[101, 102, 103]).unwrap(),
+                total_amount: Money::parse("250.7", 2).unwrap(),
+                currency: None,
                 reference: Some(Reference::parse("PO-\"7\"").unwrap()),
                 metadata: Some("{ \"a\": 1.10 }".into()),
             },
@@ -205,6 +261,30 @@ mod tests {
                 r#""next_attempt_at":null,"last_error":null,"time_taken_seconds":2.000001,"result":{ "ok": 1.10 }}"#
             )
         );
+    }
+
+    #[test]
+    fn members_of_shops_follow_where_an_order_has_them() {
+        let mut order = order();
+        let yen = Currency::parse("JPY").unwrap();
+        let line = Line {
+            sku: Code::parse("MUG").unwrap(),
+            quantity: 3,
+            unit_price: Some(Money::parse_signed("-500", 0).unwrap()),
+            name: None,
+        };
+        order.request = NewOrder {
+            user_id: UserId::parse("cus_\"1\"").unwrap(),
+            items: Items::of_lines(&[line]).unwrap(),
+            total_amount: Money::parse("1000", 0).unwrap(),
+            currency: Some(yen),
+            ..order.request
+        };
+        let body = text(&OrderBody::from(&order));
+        let head = r#"{"order_id":45,"user_id":"cus_\"1\"","item_ids":"MUG","total_amount":1000,"#;
+        assert!(body.starts_with(head), "{body}");
+        let tail = r#","currency":"JPY","items":[{"sku":"MUG","quantity":3,"unit_price":-500}]}"#;
+        assert!(body.ends_with(tail), "{body}");
     }
 
     #[test]

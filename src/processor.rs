@@ -36,7 +36,7 @@ pub use cause::{Cause, Reason};
 ///     async fn process(&self, order: &Order, _: Attempt) -> Result<Processed, ProcessingError> {
 ///         let greeting = JsonText::parse(r#"{"said": "hello"}"#);
 ///         match greeting {
-///             Ok(result) if order.request.user_id > 0 => Ok(Processed::Completed { result: Some(result) }),
+///             Ok(result) if order.request.items.count() > 0 => Ok(Processed::Completed { result: Some(result) }),
 ///             _ => Err(ProcessingError::Permanent { error: "no name to greet".into() }),
 ///         }
 ///     }

@@ -19,6 +19,7 @@ use crate::janitor;
 use crate::lease::{NodeId, ProcessorKind};
 use crate::live::{Live, LiveSettings};
 use crate::metrics::Metrics;
+use crate::order::OrderDefaults;
 use crate::processor::Processor;
 use crate::pull::{LeaseRequests, Outside, OutsideSettings};
 use crate::store::open::{self, OpenError};
@@ -266,6 +267,9 @@ impl Server {
             outside,
             heartbeat: HEARTBEAT,
             service: Some(worker.service()),
+            order_defaults: OrderDefaults {
+                currency: config.currency,
+            },
             judged_by: diagnosis::Settings {
                 connections_max: Some(connections_max as u64),
                 ..diagnosis::Settings::of(config)

@@ -62,7 +62,7 @@ pub use reads::{
     HandoutStatus, History, LockHolder, LogPosition, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX,
     PAGE_ROWS_EXAMINED_MAX, Pause, Place, Predecessor, QueueState,
 };
-pub use redrive::{RedriveQuery, Redriven};
+pub use redrive::{RedriveOptions, RedriveQuery, Redriven};
 pub use refusals::{RefusedChange, log_refused};
 pub use settle::Settled;
 pub use snapshot::Snapshot;
@@ -130,11 +130,11 @@ pub trait Store: Send + Sync + 'static {
     async fn leave(&self, node: NodeId) -> Result<(), StoreError>;
 
     /// Cancels an order that has not ended, or that has failed.
-    async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError>;
+    async fn cancel(&self, id: OrderId, reason: Option<Reason>) -> Result<Acted, StoreError>;
 
     /// Sends a Failed or Cancelled order back to Pending, due now, with its attempts counted anew. A Pending order in backoff
     /// becomes due now and keeps its attempts and generation; any other Pending order stays as it is.
-    async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError>;
+    async fn redrive(&self, id: OrderId, options: RedriveOptions) -> Result<Acted, StoreError>;
 
     /// Redrives the oldest matching orders, at most [`SWEEP_ORDERS_MAX`] per call.
     async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError>;

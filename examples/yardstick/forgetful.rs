@@ -73,6 +73,7 @@ pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
         outside,
         heartbeat: http::HEARTBEAT,
         service: None,
+        order_defaults: orderly::order::OrderDefaults::default(),
         judged_by: orderly::diagnosis::Settings::default(),
         draining: draining.clone(),
     });

@@ -10,7 +10,7 @@ use orderly::bench::{connections_for_batches, per_second};
 use orderly::config::{Database, PasswordSources};
 use orderly::metrics::Metrics;
 use orderly::money::Money;
-use orderly::order::{ItemIds, NewOrder};
+use orderly::order::{Items, NewOrder, UserId};
 use orderly::store::Store;
 use orderly::store::clock::system_clock;
 use orderly::store::open::{self, OpenOptions};
@@ -44,7 +44,7 @@ pub async fn rate(database_url: &str, callers: Callers, time: Duration) -> anyho
     let one = order()?;
     let batch = |numbers: &[i64]| -> Arc<[NewOrder]> {
         let orders = numbers.iter().map(|number| NewOrder {
-            user_id: number % callers.users + 1,
+            user_id: UserId::Number(number % callers.users + 1),
             ..one.clone()
         });
         orders.collect()
@@ -85,9 +85,10 @@ async fn call(
 /// Returns an order like those of the load generator.
 pub fn order() -> anyhow::Result<NewOrder> {
     Ok(NewOrder {
-        user_id: 104,
-        item_ids: ItemIds::new(&[101, 102, 103]).context("three ids")?,
-        total_amount: Money::parse("250.75").map_err(|error| anyhow::anyhow!("{error:?}"))?,
+        user_id: UserId::Number(104),
+        items: Items::of_ids(&[101, 102, 103]).context("three ids")?,
+        total_amount: Money::parse("250.75", 2).map_err(|error| anyhow::anyhow!("{error:?}"))?,
+        currency: None,
         reference: None,
         metadata: None,
     })

@@ -23,25 +23,26 @@ create type orderly.event as (
     node bigint,
     batch bigint,
     error text,
-    -- Reserved for later kinds.
-    detail jsonb
+    -- Facts about a person's action: JSON.
+    detail text
 );
 
 create table orderly.orders (
     order_id bigint primary key,
-    user_id bigint not null,
-    total_amount bigint not null check (total_amount between 0 and 99999999999999),
+    -- Negative, a hash, for a user with a name.
+    user_id bigint not null, user_name text,
+    -- With the decimals of the currency; 2 without one.
+    total_amount bigint not null check (total_amount between 0 and 9999999999999900), currency text,
     created_at timestamptz not null,
     -- The batch of the event `accepted`.
     accepted_in bigint not null,
-    item_ids text not null,
-    reference text collate "C",
-    metadata text,
+    -- Codes, and lines as JSON.
+    item_ids text not null, lines text,
+    reference text collate "C", metadata text,
     -- The columns below are as of the last attempt or action that ended.
     status smallint not null default 0 check (status in (0, 2, 3, 4)),
     version integer not null default 1,
-    attempts integer not null default 0,
-    generation integer not null default 0,
+    attempts integer not null default 0, generation integer not null default 0,
     -- Leases lost to dead nodes since acceptance or the last redrive.
     crashes integer not null default 0,
     -- The fence of that attempt: it rises with each claim and has the epoch above its low 27 bits. 0 before the first claim.
@@ -57,11 +58,9 @@ create table orderly.orders (
     -- Set exactly while Completed, Failed or Cancelled.
     finished_at timestamptz,
     -- Set if an attempt ended the order: the batches of its start and end, which are not in the history.
-    started_in bigint,
-    ended_in bigint,
-    last_error text,
+    started_in bigint, ended_in bigint,
     -- The processor's result of a completed order: JSON text.
-    result text,
+    last_error text, result text,
     -- The latest events, without `accepted` and those of started_in, ended_in and the lease; earlier ones are in
     -- orderly.history.
     history orderly.event[]
@@ -174,6 +173,7 @@ create table orderly.batches (
     nodes bigint[],          -- (node)
     ats timestamptz[],       -- (at)
     errors text[],           -- (none)
+    details text[],          -- (none)
     -- For first starts: the orders of the first line with lower ids that the claim passed over. {0} if the caller chose the
     -- orders, so that any earlier order may have been passed over.
     passed_over bigint[]
@@ -336,7 +336,7 @@ create view orderly.order_state as
 select o.order_id, case when lease.order_id is null then o.status else 1::smallint end as status,
     coalesce(lease.version, o.version) as version, coalesce(lease.attempt, o.attempts) as attempts, o.generation, o.created_at,
     coalesce(lease.started_at, o.processing_at) as processing_at, o.finished_at, waiting.due_at, o.user_id, o.total_amount,
-    o.item_ids, o.reference, o.last_error, o.metadata, o.result, o.crashes, coalesce(lease.fence, o.fence) as fence,
+    o.item_ids, o.reference, o.last_error, o.metadata, o.result, o.user_name, o.currency, o.lines, o.crashes, coalesce(lease.fence, o.fence) as fence,
     coalesce(lease.node, o.node) as node, lease.expires_at as lease_expires_at, coalesce(lease.outside, false) as outside,
     coalesce(lease.handed_out, o.handed_out) as handed_out
 from orderly.orders as o
@@ -352,24 +352,24 @@ from orderly.orders as o
 
 -- The events of orders, assembled from the orders.
 create view orderly.order_events as
-select o.order_id, e.version, e.kind, e.at, e.attempt, e.node, e.error, e.batch
+select o.order_id, e.version, e.kind, e.at, e.attempt, e.node, e.error, e.detail, e.batch
 from orderly.orders as o cross join lateral (
     select 1 as version, 0::smallint as kind, o.created_at as at, 0 as attempt, null::bigint as node, null::text as error,
-        o.accepted_in as batch
+        null::text as detail, o.accepted_in as batch
     union all
-    select (h.version + place - 1)::integer, kind, at, attempt, node, error, batch
+    select (h.version + place - 1)::integer, kind, at, attempt, node, error, detail, batch
     from orderly.history as h cross join lateral unnest(h.events) with ordinality
         as event (kind, at, attempt, node, batch, error, detail, place)
     where h.order_id = o.order_id
     union all
     select (o.version - cardinality(orderly.ending(o)) - coalesce(cardinality(o.history), 0) + place)::integer, kind, at, attempt, node,
-        error, batch
+        error, detail, batch
     from unnest(o.history) with ordinality as event (kind, at, attempt, node, batch, error, detail, place)
     union all
-    select (o.version - 2 + place)::integer, kind, at, attempt, node, error, batch
+    select (o.version - 2 + place)::integer, kind, at, attempt, node, error, detail, batch
     from unnest(orderly.ending(o)) with ordinality as event (kind, at, attempt, node, batch, error, detail, place)
     union all
-    select l.version, 1::smallint, l.started_at, l.attempt, l.node, null, l.started_in
+    select l.version, 1::smallint, l.started_at, l.attempt, l.node, null, null, l.started_in
     from orderly.leases as l where o.status = 0 and l.order_id = o.order_id
     offset 0
 ) as e;
@@ -377,10 +377,10 @@ from orderly.orders as o cross join lateral (
 -- The events of the feed.
 create view orderly.events as
 select b.batch, b.first_position, b.first_position + e.place - 1 as position, e.place, e.order_id, coalesce(e.version, 1) as version,
-    b.kind, coalesce(e.at, b.at) as at, coalesce(e.attempt, 0) as attempt, coalesce(e.node, b.node) as node, e.error, b.passed_over
+    b.kind, coalesce(e.at, b.at) as at, coalesce(e.attempt, 0) as attempt, coalesce(e.node, b.node) as node, e.error, e.detail, b.passed_over
 from orderly.batches as b
-    cross join lateral unnest(b.order_ids, b.versions, b.attempts, b.nodes, b.ats, b.errors) with ordinality
-        as e (order_id, version, attempt, node, at, error, place);
+    cross join lateral unnest(b.order_ids, b.versions, b.attempts, b.nodes, b.ats, b.errors, b.details)
+        with ordinality as e (order_id, version, attempt, node, at, error, detail, place);
 
 -- Locks a row of the counters that no session holds, the preferred one or one of a few others, until the transaction ends.
 create function orderly.free_counter(preferred bigint) returns smallint language plpgsql

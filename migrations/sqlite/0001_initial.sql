@@ -22,9 +22,15 @@ create table orders (
     finished_at integer,
     -- Null in the first line (never started); otherwise, while Pending, the time when the order is due again.
     due_at integer,
+    -- Negative, a hash, for a user with a name.
     user_id integer not null,
-    total_amount integer not null check (total_amount between 0 and 99999999999999),
+    user_name text,
+    -- In minor units, with the decimals of the currency; two without one.
+    total_amount integer not null check (total_amount between 0 and 9999999999999900),
+    currency text,
+    -- Codes, and lines as JSON.
     item_ids text not null,
+    lines text,
     reference text,
     last_error text,
     metadata text,
@@ -84,6 +90,8 @@ create table events (
     attempt integer not null,
     node integer,
     error text,
+    -- Facts about a person's action: JSON.
+    detail text,
     -- For a first start: the earlier orders of the first line that the claim passed over, because the database refused to
     -- start them. A JSON array.
     passed_over text

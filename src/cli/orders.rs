@@ -1,14 +1,14 @@
 //! `orderly orders`: shows orders and acts on them through a running server.
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::arguments::id;
 use super::client::{Client, read};
 use super::failure::Failure;
 use super::flags::{self, Flags};
 use super::{Verdict, fields, output};
-use crate::order::OrderStatus;
+use crate::order::{OrderStatus, UserId};
 use create::Create;
 use list::List;
 
@@ -28,7 +28,7 @@ pub enum Command {
     /// Send a Failed or Cancelled order, or many Failed ones, back to Pending; end the backoff of a Pending one
     Retry(Retry),
     /// Cancel a Pending, Processing or Failed order
-    Cancel(One),
+    Cancel(Cancel),
 }
 
 #[derive(clap::Args)]
@@ -50,14 +50,31 @@ pub struct Retry {
     #[arg(long)]
     failed: bool,
     /// Only orders of this user
-    #[arg(long, value_name = "ID", value_parser = id(), conflicts_with = "order_id")]
-    user_id: Option<i64>,
+    #[arg(long, value_name = "ID", value_parser = UserId::parse_either, conflicts_with = "order_id")]
+    user_id: Option<UserId>,
     /// Only orders created before this time, RFC 3339
     #[arg(long, value_name = "TIME", conflicts_with = "order_id")]
     created_before: Option<String>,
     /// Count the orders and change nothing
     #[arg(long, conflicts_with = "order_id")]
     dry_run: bool,
+    /// Keep the idempotency key of the attempts, so that a service that knows it does nothing twice
+    #[arg(long)]
+    same_key: bool,
+    /// Kept in the history
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+pub struct Cancel {
+    #[arg(value_parser = id())]
+    order_id: i64,
+    /// Kept in the history
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -109,10 +126,13 @@ pub async fn run(command: &Command) -> Result<Verdict, Failure> {
         Command::Get(args) => get(args).await,
         Command::Explain(args) => explain(args).await,
         Command::Retry(args) => match args.order_id {
-            Some(id) => act(&args.common, id, "retry").await,
+            Some(id) => act(&args.common, id, "retry", &args.options()).await,
             None => retry_failed(args).await,
         },
-        Command::Cancel(args) => act(&args.common, args.order_id, "cancel").await,
+        Command::Cancel(args) => {
+            let options = with_reason(json!({}), args.reason.as_deref());
+            act(&args.common, args.order_id, "cancel", &options).await
+        }
     }?;
     Ok(Verdict::Good)
 }
@@ -140,17 +160,26 @@ async fn explain(args: &One) -> Result<(), Failure> {
 }
 
 /// Posts an action on one order and shows the order from the answer.
-async fn act(common: &Common, id: i64, action: &str) -> Result<(), Failure> {
+async fn act(common: &Common, id: i64, action: &str, options: &Value) -> Result<(), Failure> {
     let answer = common
         .client()?
-        .post(&format!("/orders/{id}/{action}"), None)
+        .post(&format!("/orders/{id}/{action}"), Some(options))
         .await?;
     common.show(&answer)
 }
 
+fn with_reason(mut options: Value, reason: Option<&str>) -> Value {
+    if let Some(reason) = reason {
+        options["reason"] = json!(reason);
+    }
+    options
+}
+
 async fn retry_failed(args: &Retry) -> Result<(), Failure> {
-    let mut body = json!({"status": OrderStatus::Failed.name(), "dry_run": args.dry_run});
-    if let Some(user_id) = args.user_id {
+    let mut body = args.options();
+    body["status"] = json!(OrderStatus::Failed.name());
+    body["dry_run"] = json!(args.dry_run);
+    if let Some(user_id) = &args.user_id {
         body["user_id"] = json!(user_id);
     }
     if let Some(created_before) = &args.created_before {
@@ -171,6 +200,16 @@ async fn retry_failed(args: &Retry) -> Result<(), Failure> {
         output::message("more orders match than one call takes: run it again for the rest");
     }
     Ok(())
+}
+
+impl Retry {
+    fn options(&self) -> Value {
+        let mut options = json!({});
+        if self.same_key {
+            options["same_key"] = json!(true);
+        }
+        with_reason(options, self.reason.as_deref())
+    }
 }
 
 impl Common {

@@ -13,6 +13,7 @@ use super::client::{Client, Following, Refusal};
 use super::failure::Failure;
 use super::flags::{self, Flags};
 use super::{Verdict, output};
+use crate::order::UserId;
 use event_stream::{Event, EventStream};
 use line::Line;
 
@@ -30,8 +31,8 @@ pub struct Args {
     #[arg(long, value_name = "ID", alias = "order-id", value_parser = id())]
     order: Option<i64>,
     /// Changes of this user's orders only
-    #[arg(long, value_name = "ID", alias = "user-id", value_parser = id())]
-    user: Option<i64>,
+    #[arg(long, value_name = "ID", alias = "user-id", value_parser = UserId::parse_either)]
+    user: Option<UserId>,
     /// Changes to this status only
     #[arg(long, ignore_case = true, value_parser = status())]
     status: Option<&'static str>,
@@ -81,7 +82,7 @@ impl Args {
     fn query(&self) -> Vec<(&'static str, String)> {
         [
             ("order_id", self.order.map(|id| id.to_string())),
-            ("user_id", self.user.map(|id| id.to_string())),
+            ("user_id", self.user.as_ref().map(UserId::to_string)),
             ("status", self.status.map(str::to_owned)),
             ("after", self.after.clone()),
         ]

@@ -90,6 +90,7 @@ impl Reader<'_> {
         let processor = self.processor_choice();
         let rate_limit = self.rate_limit();
         let ordering = self.ordering_of_users();
+        let currency = self.currency();
         let shutdown_grace = self.shutdown_grace();
         let pending_max = self.max_pending();
         let retention = self.read("retention", |text| values::retention(text, &RETENTION));
@@ -120,6 +121,7 @@ impl Reader<'_> {
             processor: processor?,
             rate_limit,
             ordering: ordering?,
+            currency,
             shutdown_grace: shutdown_grace?,
             pending_max,
             retention: retention?,

@@ -11,6 +11,7 @@ use super::read::{ProcessorName, Reader};
 use super::redis_server::{self, RedisServer};
 use super::values::{self, choice, switch};
 use super::{LogFormat, Secret, ServiceUrl, SigningKey};
+use crate::money::Currency;
 use crate::order::OnFailure;
 
 /// Defaults, with a comment on every setting.
@@ -132,6 +133,7 @@ settings! {
         ("skip", OnFailure::Skip),
         ("block", OnFailure::Block),
     ]);
+    currency: "ORDERLY_CURRENCY", Public, Server => Currency = |text| Currency::parse(text).map_err(|error| error.to_string());
     shutdown_grace: "ORDERLY_SHUTDOWN_GRACE", Public, Server => Duration = duration(Duration::ZERO..=HOUR);
     max_pending: "ORDERLY_MAX_PENDING", Public, Server => u64 = number(1..=PENDING_MAX);
     retention: "ORDERLY_RETENTION", Public, Server;

@@ -7,10 +7,11 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
 use super::Shared;
-use super::body::{self, BATCH_BODY_BYTES_MAX, MediaType, ORDER_BODY_BYTES_MAX};
+use super::body::{self, BATCH_BODY_BYTES_MAX, MediaType, NEW_ORDER_BODY_BYTES_MAX};
 use super::call::Call;
 use super::idempotency::Key;
 use super::openapi::{InvalidFields, KeyInFlight};
+use super::orders::{awaited, preferred_wait};
 use super::problem::Problem;
 use super::wire::{self, NewOrders, OrderBody, OrdersBody};
 use crate::order::NewOrder;
@@ -23,11 +24,14 @@ const REPLAYED: &str = "idempotent-replayed";
 /// Accept an order
 #[utoipa::path(
     post, operation_id = "acceptOrder", path = "/orders", tag = "orders",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeated requests with this key get the first answer")),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeated requests with this key get the first answer"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer once the order is final, after N seconds at the latest (60 at most)"),
+    ),
     request_body(content = NewOrder),
     responses(
-        (status = 201, description = "Stored durably; the order as accepted", body = OrderBody,
-            headers(("Location" = String), ("Idempotent-Replayed" = String))),
+        (status = 201, description = "Stored durably; the order as accepted, or with `Prefer: wait` as it is after the wait", body = OrderBody,
+            headers(("Location" = String), ("Idempotent-Replayed" = String), ("Preference-Applied" = String))),
         KeyInFlight,
         InvalidFields,
     )
@@ -35,15 +39,31 @@ const REPLAYED: &str = "idempotent-replayed";
 pub async fn one(call: Call) -> Result<Response, Problem> {
     let key = Key::read(call.headers())?;
     body::require_json(call.headers())?;
-    let body = body::read(call.body, ORDER_BODY_BYTES_MAX).await?;
-    let orders: Arc<[NewOrder]> = Arc::new([wire::read(body::text(&body)?)?]);
-    let key = key.map(|key| key.bind(call.caller, "orders", &body));
+    let body = body::read(call.body, NEW_ORDER_BODY_BYTES_MAX).await?;
+    let defaults = &call.shared.order_defaults;
+    let orders: Arc<[NewOrder]> = Arc::new([wire::read_order(body::text(&body)?, defaults)?]);
+    let key = key.map(|key| key.bind(call.caller, "orders", defaults, &body));
     let accepted = store(&call.shared, orders.clone(), key).await?;
     let (Some(order), Some(id)) = (orders.first(), accepted.order_ids.first()) else {
         return Err(Problem::unexpected(WrongCount));
     };
-    let answer = OrderBody::accepted(order, *id, accepted.created_at);
-    let mut response = marked(body::order(StatusCode::CREATED, &answer)?, &accepted);
+    let awaited = match preferred_wait(&call.head.headers) {
+        Some(seconds) => awaited(&call.shared, *id, seconds, StatusCode::CREATED)
+            .await
+            .ok(),
+        None => None,
+    };
+    // The order is stored, whatever keeps it from being read.
+    let answer = awaited.map_or_else(
+        || {
+            body::order(
+                StatusCode::CREATED,
+                &OrderBody::accepted(order, *id, accepted.created_at),
+            )
+        },
+        Ok,
+    );
+    let mut response = marked(answer?, &accepted);
     let location = HeaderValue::try_from(format!("/orders/{id}")).map_err(Problem::unexpected)?;
     response.headers_mut().insert(LOCATION, location);
     Ok(response)
@@ -70,16 +90,22 @@ pub async fn batch(call: Call) -> Result<Response, Problem> {
     let mut share = call.shared.batch_memory.share();
     let body = body::read_in_share(call.body, BATCH_BODY_BYTES_MAX, &mut share).await?;
     let text = body::text(&body)?;
+    let defaults = &call.shared.order_defaults;
     let orders: Arc<[NewOrder]> = match media_type {
-        MediaType::Json => wire::read::<NewOrders>(text)?.orders,
-        MediaType::JsonLines => wire::read_batch_lines(text)?,
+        MediaType::Json => wire::read_batch(text, defaults)?,
+        MediaType::JsonLines => wire::read_batch_lines(text, defaults)?,
     }
     .into();
 
-    // The orders hold no more text than the body, and so does the answer. Reserved while the batch can still be
-    // refused.
-    share.grow_to(2 * body.len() + orders.len() * BATCH_ORDER_BYTES)?;
-    let key = key.map(|key| key.bind(call.caller, "orders/batch", &body));
+    // The orders hold no more text than the body, and so does the answer; both have the codes of lines once more. Reserved while
+    // the batch can still be refused.
+    let lines: usize = orders
+        .iter()
+        .filter_map(|order| order.items.lines())
+        .map(str::len)
+        .sum();
+    share.grow_to(2 * (body.len() + lines) + orders.len() * BATCH_ORDER_BYTES)?;
+    let key = key.map(|key| key.bind(call.caller, "orders/batch", defaults, &body));
     drop(body);
 
     let accepted = store(&call.shared, orders.clone(), key).await?;

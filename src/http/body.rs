@@ -19,8 +19,10 @@ use super::batch_memory::Share;
 use super::problem::{Problem, ProblemType};
 use crate::order_json::OrderBody;
 
-/// Three times an order with the longest legal items, reference and metadata.
+/// Actions and results of external workers.
 pub const ORDER_BODY_BYTES_MAX: usize = 64 * 1024;
+/// An order with a thousand lines with names, and the longest legal metadata.
+pub const NEW_ORDER_BODY_BYTES_MAX: usize = 256 * 1024;
 /// A thousand orders of the largest usual size.
 pub const BATCH_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Maximum size of the items of one page: thousands of usual orders or events, or forty of the largest orders.

@@ -95,6 +95,18 @@ impl FieldErrors {
         }
     }
 
+    /// Adds the errors of another reader behind these.
+    pub fn append(&mut self, others: FieldErrors) {
+        for error in others.listed {
+            if self.listed.len() < ERRORS_LISTED_MAX {
+                self.listed.push(error);
+            } else {
+                self.unlisted += 1;
+            }
+        }
+        self.unlisted += others.unlisted;
+    }
+
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty()
     }

@@ -24,7 +24,7 @@ mod sse;
         ("after" = Option<String>, Query, description = "A cursor. Without one a page starts with the oldest event kept, a stream with the next event"),
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "Events per page, 100 by default; not for streams"),
         ("order_id" = Option<i64>, Query),
-        ("user_id" = Option<i64>, Query),
+        ("user_id" = Option<String>, Query),
         ("status" = Option<super::openapi::StatusName>, Query, description = "Status after the event"),
         ("Last-Event-ID" = Option<String>, Header, description = "Cursor of the last event received, sent by a client that reconnects; overrides `after`"),
     ),

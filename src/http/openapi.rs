@@ -21,9 +21,9 @@ mod parameters;
 mod refusals;
 
 use parameters::ParameterSchemas;
-pub use parameters::{NO_CONTROLS, integers};
+pub use parameters::{NO_CONTROLS, ids_and_codes};
 pub use refusals::{
-    HasMembers, InvalidFields, InvalidParameters, KeyInFlight, KeyNeeded, LeaseLost, NotReady, UnknownOrder,
+    InvalidFields, InvalidParameters, KeyInFlight, KeyNeeded, LeaseLost, NotReady, UnknownOrder,
 };
 
 /// Returns the document of these operations and schemas, for servers with and without a key.
@@ -141,7 +141,13 @@ impl Modify for OptionalBodies {
 }
 
 /// Paths whose POST takes a body or none.
-const OPTIONAL_BODIES: [&str; 3] = ["/leases", "/queue/pause", "/queue/resume"];
+const OPTIONAL_BODIES: [&str; 5] = [
+    "/leases",
+    "/orders/{id}/cancel",
+    "/orders/{id}/retry",
+    "/queue/pause",
+    "/queue/resume",
+];
 
 /// Any JSON.
 pub struct JsonSchema;

@@ -12,13 +12,13 @@ use super::Shared;
 use super::body::{self, ORDER_BODY_BYTES_MAX};
 use super::call::{Call, unknown_order};
 use super::cursor::{self, ORDERLY_CURSOR};
-use super::openapi::{HasMembers, InvalidFields, InvalidParameters, UnknownOrder};
+use super::openapi::{InvalidFields, InvalidParameters, UnknownOrder};
 use super::problem::{Problem, ProblemBody, ProblemType};
 use super::query;
-use super::wire::{self, EventBody, EventsBody, OrderBody, PageBody, Redrive, RedrivenBody};
+use super::wire::{self, Cancel, EventBody, EventsBody, OrderBody, PageBody, Redrive, RedrivenBody, Retry};
 use crate::live::{Filter, Next, Subscription};
 use crate::order::{Order, OrderId};
-use crate::store::{Acted, FeedCursor, OrderPage, OrderView, RedriveQuery, StoreError};
+use crate::store::{Acted, FeedCursor, OrderPage, OrderView, RedriveOptions, RedriveQuery, StoreError};
 
 /// Maximum wait of `Prefer: wait`; many proxies give up after a minute.
 const WAIT_SECONDS_MAX: u64 = 60;
@@ -46,8 +46,18 @@ pub async fn read(call: Call) -> Result<Response, Problem> {
         let view = shared.store.order_view(id).await?.ok_or_else(unknown_order)?;
         return viewed(&view);
     };
+    awaited(shared, id, seconds, StatusCode::OK).await
+}
+
+/// Answers with the order once it is final, or as it is after so many seconds.
+pub(super) async fn awaited(
+    shared: &Shared,
+    id: OrderId,
+    seconds: u64,
+    status: StatusCode,
+) -> Result<Response, Problem> {
     let view = final_or_latest(shared, id, Duration::from_secs(seconds)).await?;
-    let mut response = viewed(&view)?;
+    let mut response = with_cursor(body::order(status, &OrderBody::from(&view.order))?, view.at);
     let applied = HeaderValue::try_from(format!("wait={seconds}")).map_err(Problem::unexpected)?;
     response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     Ok(response)
@@ -58,7 +68,7 @@ pub async fn read(call: Call) -> Result<Response, Problem> {
     get, operation_id = "listOrders", path = "/orders", tag = "orders",
     params(
         ("status" = Option<super::openapi::StatusName>, Query),
-        ("user_id" = Option<i64>, Query),
+        ("user_id" = Option<String>, Query),
         ("reference" = Option<String>, Query),
         ("created_after" = Option<String>, Query, description = "RFC 3339; strictly after"),
         ("created_before" = Option<String>, Query, description = "RFC 3339; strictly before"),
@@ -112,37 +122,44 @@ pub async fn history(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(
     post, operation_id = "cancelOrder", path = "/orders/{id}/cancel", tag = "orders",
     params(("id" = i64, Path, description = "The order's id")),
+    request_body(content = Cancel),
     responses(
         (status = 200, description = "Cancelled, now or before", body = OrderBody),
         UnknownOrder,
         (status = 409, description = "Already Completed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        HasMembers,
+        InvalidFields,
     )
 )]
 pub async fn cancel(call: Call) -> Result<Response, Problem> {
     let id = call.order_id()?;
-    let shared = read_action(call).await?;
-    acted(shared.store.cancel(id).await?, "cancelled")
+    let (shared, action) = read_action::<Cancel>(call).await?;
+    let reason = action.and_then(|action| action.reason);
+    acted(shared.store.cancel(id, reason).await?, "cancelled")
 }
 
 /// Retry an order
 ///
-/// A Failed or Cancelled order starts again. A Pending order in its backoff becomes due now and keeps its attempts; any
+/// A Failed or Cancelled order starts again, under a new idempotency key unless `same_key` is true. A Pending order in its backoff becomes due now and keeps its attempts; any
 /// other Pending order stays unchanged.
 #[utoipa::path(
     post, operation_id = "retryOrder", path = "/orders/{id}/retry", tag = "orders",
     params(("id" = i64, Path, description = "The order's id")),
+    request_body(content = Retry),
     responses(
         (status = 200, description = "Pending", body = OrderBody),
         UnknownOrder,
         (status = 409, description = "Processing or Completed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        HasMembers,
+        InvalidFields,
     )
 )]
 pub async fn retry(call: Call) -> Result<Response, Problem> {
     let id = call.order_id()?;
-    let shared = read_action(call).await?;
-    acted(shared.store.redrive(id).await?, "retried")
+    let (shared, action) = read_action::<Retry>(call).await?;
+    let options = action.map_or_else(RedriveOptions::default, |action| RedriveOptions {
+        reason: action.reason,
+        same_key: action.same_key.unwrap_or(false),
+    });
+    acted(shared.store.redrive(id, options).await?, "retried")
 }
 
 /// Retry many orders, oldest first
@@ -163,18 +180,22 @@ pub async fn retry_matching(call: Call) -> Result<Response, Problem> {
     let asked: Redrive = wire::read(body::text(&body)?)?;
     let query = RedriveQuery {
         status: asked.status,
-        user_id: asked.user_id,
+        user_id: asked.user_id.map(|user| user.key()),
         created_before: asked.created_before,
+        options: RedriveOptions {
+            reason: asked.reason,
+            same_key: asked.same_key.unwrap_or(false),
+        },
         dry_run: asked.dry_run.unwrap_or(false),
     };
     let redriven = shared.store.redrive_matching(query).await?;
     body::json(StatusCode::OK, &RedrivenBody::from(redriven))
 }
 
-/// Reads the body of an action: none, or an object without members. Other content is refused rather than ignored.
-async fn read_action(call: Call) -> Result<Arc<Shared>, Problem> {
-    read_if_any(call.body, &call.head.headers, wire::read_action).await?;
-    Ok(call.shared)
+/// Reads the body of an action, which may be missing.
+async fn read_action<A: wire::Body>(call: Call) -> Result<(Arc<Shared>, Option<A>), Problem> {
+    let action = read_if_any(call.body, &call.head.headers, wire::read).await?;
+    Ok((call.shared, action))
 }
 
 /// Reads the body of an action unless it is empty.

@@ -9,7 +9,7 @@ use super::fields::{FieldErrors, Pointer, REPEATED};
 use super::problem::{Problem, ProblemType};
 use super::wire::{PLUS_DECODED, STATUS_EXPECTED, TIME_EXPECTED, lost_a_plus, parse_time};
 use crate::live::Filter;
-use crate::order::{OrderId, OrderStatus, Reference, parse_integer};
+use crate::order::{OrderId, OrderStatus, Reference, UserId, parse_integer};
 use crate::store::{FEED_EVENTS_MAX, FeedCursor, LogPosition, OrderQuery, PAGE_ORDERS_MAX};
 use crate::time::Timestamp;
 
@@ -34,7 +34,9 @@ pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
     let mut parameters = Parameters::read(query, names);
     let mut order_query = OrderQuery {
         status: parameters.parse("status", parse_status),
-        user_id: parameters.parse("user_id", parse_integer),
+        user_id: parameters
+            .parse("user_id", UserId::parse_either)
+            .map(|user| user.key()),
         reference: parameters.parse("reference", |value| {
             Reference::parse(value).map(|reference| reference.as_str().to_owned())
         }),
@@ -97,7 +99,7 @@ pub fn feed_page_query(query: Option<&str>) -> Result<FeedPageQuery, Problem> {
 fn feed_parameters<const N: usize>(parameters: &mut Parameters<'_, N>) -> FeedQuery {
     let filter = Filter {
         order_id: parameters.parse("order_id", parse_integer).map(OrderId),
-        user_id: parameters.parse("user_id", parse_integer),
+        user_id: parameters.parse("user_id", UserId::parse_either),
         status: parameters.parse("status", parse_status),
     };
     let after = parameters.parse("after", |value| {
@@ -282,7 +284,7 @@ mod tests {
 
     #[test]
     fn all_bad_parameters_are_named() {
-        let query = "status=pending&user_id=x&user_id=1&created_after=now&limit=501&cursor=x&colour=red";
+        let query = "status=pending&user_id=%00&user_id=1&created_after=now&limit=501&cursor=x&colour=red";
         assert_eq!(
             pointers(order_query(Some(query))),
             [

@@ -72,6 +72,7 @@ impl Served {
             outside: outside.clone(),
             heartbeat: HEARTBEAT,
             service: None,
+            order_defaults: crate::order::OrderDefaults::default(),
             judged_by: crate::diagnosis::Settings::default(),
             draining: draining.clone(),
         });
@@ -249,7 +250,7 @@ async fn a_long_poll_ends_when_the_order_is_final_or_the_server_stops() {
     let started = Instant::now();
     let ((), held) = tokio::join!(
         async {
-            served.store.cancel(crate::order::OrderId(1)).await.unwrap();
+            served.store.cancel(crate::order::OrderId(1), None).await.unwrap();
         },
         served.ask("GET", "/orders/1", &wait, "")
     );
@@ -328,6 +329,7 @@ async fn a_failure_is_a_problem_and_one_log_line_with_the_request_id() {
         outside: served.outside.clone(),
         heartbeat: HEARTBEAT,
         service: None,
+        order_defaults: crate::order::OrderDefaults::default(),
         judged_by: crate::diagnosis::Settings::default(),
         draining: served.draining.clone(),
     }));

@@ -15,9 +15,11 @@ mod time;
 
 pub use crate::order_json::OrderBody;
 pub use answers::{OrdersBody, PageBody, QueueBody, RedrivenBody};
-pub use description::read;
+pub use description::{Body, read};
 pub use events::{EventBody, EventsBody, FeedBody};
 pub use leases::{Complete, Fail, LeaseBody, LeasesBody, Release, Renew, RenewalBody, Take};
 pub use messages::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, event_message, read_message};
-pub use requests::{NewOrders, QueueAction, Redrive, read_action, read_batch_lines};
+pub use requests::{
+    Cancel, NewOrders, QueueAction, Redrive, Retry, read_batch, read_batch_lines, read_order, user_schema,
+};
 pub use time::{PLUS_DECODED, TIME_EXPECTED, lost_a_plus, parse_time};

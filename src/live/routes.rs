@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 
 use super::{Change, Filter};
-use crate::order::OrderId;
+use crate::order::{OrderId, UserId};
 use crate::store::{FeedCursor, FeedPosition};
 
 /// Maximum number of changes waiting for one subscriber, 8 bytes each besides the shared change. A subscriber removed
@@ -19,7 +19,7 @@ const QUEUE_CHANGES_MAX: usize = 256;
 pub struct Routes {
     next_number: u64,
     by_order: HashMap<OrderId, Group>,
-    by_user: HashMap<i64, Group>,
+    by_user: HashMap<UserId, Group>,
     unbound: Group,
 }
 
@@ -49,17 +49,17 @@ pub struct Delivery {
 }
 
 impl Routes {
-    pub fn add(&mut self, filter: Filter) -> Registration {
+    pub fn add(&mut self, filter: &Filter) -> Registration {
         let (sender, queue) = mpsc::channel(QUEUE_CHANGES_MAX);
         let complete_to = Arc::new(OnceLock::new());
         let number = self.next_number;
         self.next_number += 1;
         let route = Route {
-            filter,
+            filter: filter.clone(),
             queue: sender,
             complete_to: complete_to.clone(),
         };
-        let group = match (filter.order_id, filter.user_id) {
+        let group = match (filter.order_id, filter.user_id.clone()) {
             (Some(order_id), _) => self.by_order.entry(order_id).or_default(),
             (None, Some(user_id)) => self.by_user.entry(user_id).or_default(),
             (None, None) => &mut self.unbound,
@@ -76,9 +76,9 @@ impl Routes {
         let leave = |group: &mut Group| {
             group.remove(&number);
         };
-        match (filter.order_id, filter.user_id) {
+        match (filter.order_id, &filter.user_id) {
             (Some(order_id), _) => in_group(&mut self.by_order, &order_id, leave),
-            (None, Some(user_id)) => in_group(&mut self.by_user, &user_id, leave),
+            (None, Some(user_id)) => in_group(&mut self.by_user, user_id, leave),
             (None, None) => leave(&mut self.unbound),
         }
     }

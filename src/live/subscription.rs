@@ -178,7 +178,7 @@ impl Subscription {
         self.verified = true;
         self.backlog = found.changes;
         if found.all {
-            self.following = Some(state.routes.add(self.filter));
+            self.following = Some(state.routes.add(&self.filter));
             self.complete_to = later_of(self.complete_to, head);
         }
         true
@@ -187,7 +187,7 @@ impl Subscription {
     /// Cancel safe: a cancelled read continues with the next call.
     async fn step_in_log(&mut self) -> Result<(), StoreError> {
         let reading = self.reading.get_or_insert_with(|| {
-            let read = read_log(self.counted.0.clone(), self.filter, self.at.position);
+            let read = read_log(self.counted.0.clone(), self.filter.clone(), self.at.position);
             AbortOnDropHandle::new(tokio::spawn(read))
         });
         let read = reading.await;

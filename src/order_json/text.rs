@@ -4,6 +4,7 @@
 use serde_json::Error;
 
 use super::{Amount, OrderBody, Time, Verbatim};
+use crate::order::UserId;
 
 /// Upper bound of an order's JSON without its texts: names, numbers and times.
 const FIXED_BYTES_MAX: usize = 512;
@@ -33,14 +34,19 @@ impl OrderBody<'_> {
             last_error,
             time_taken_seconds,
             result,
+            currency,
+            items,
         } = self;
         to.reserve(self.bytes_about());
         to.extend_from_slice(b"{\"order_id\":");
         integer(*order_id, to);
         to.extend_from_slice(b",\"user_id\":");
-        integer(*user_id, to);
+        match user_id {
+            UserId::Number(number) => integer(*number, to),
+            UserId::Name(name) => serde_json::to_writer(&mut *to, &**name)?,
+        }
         to.extend_from_slice(b",\"item_ids\":\"");
-        // Only digits and commas.
+        // Nothing to escape: letters, digits, commas and `._:/-`.
         to.extend_from_slice(item_ids.as_bytes());
         to.extend_from_slice(b"\",\"total_amount\":");
         amount(total_amount, to);
@@ -53,7 +59,7 @@ impl OrderBody<'_> {
         to.extend_from_slice(b",\"version\":");
         digits(u64::from(*version), to);
         to.extend_from_slice(b",\"item_count\":");
-        digits(*item_count as u64, to);
+        digits(*item_count, to);
         to.extend_from_slice(b",\"attempts\":");
         digits(u64::from(*attempts), to);
         to.extend_from_slice(b",\"created_at\":");
@@ -73,6 +79,15 @@ impl OrderBody<'_> {
         }
         to.extend_from_slice(b",\"result\":");
         verbatim(result.as_ref(), to);
+        if let Some(currency) = currency {
+            to.extend_from_slice(b",\"currency\":\"");
+            to.extend_from_slice(currency.as_bytes());
+            to.push(b'"');
+        }
+        if items.is_some() {
+            to.extend_from_slice(b",\"items\":");
+            verbatim(items.as_ref(), to);
+        }
         to.push(b'}');
         Ok(())
     }
@@ -84,7 +99,9 @@ impl OrderBody<'_> {
             + self.item_ids.len()
             + self.reference.map_or(0, str::len)
             + self.last_error.map_or(0, str::len)
+            + self.user_id.name().map_or(0, str::len)
             + verbatim(&self.metadata)
+            + verbatim(&self.items)
             + verbatim(&self.result)
     }
 }
@@ -117,9 +134,13 @@ fn time(time: Option<&Time>, to: &mut Vec<u8>) -> Result<(), Error> {
 
 fn amount(Amount(amount): &Amount, to: &mut Vec<u8>) {
     let minor_units = amount.minor_units().unsigned_abs();
-    digits(minor_units / 100, to);
-    to.push(b'.');
-    to.extend_from_slice(&two(minor_units % 100));
+    if amount.decimals() == 2 {
+        digits(minor_units / 100, to);
+        to.push(b'.');
+        to.extend_from_slice(&two(minor_units % 100));
+    } else {
+        to.extend_from_slice(amount.to_string().as_bytes());
+    }
 }
 
 fn integer(value: i64, to: &mut Vec<u8>) {
@@ -204,8 +225,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::money::Money;
-    use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
+    use crate::money::{self, Currency, Money};
+    use crate::order::{Code, Items, Line, NewOrder, Order, OrderId, OrderStatus, Reference};
     use crate::portable_json::JsonText;
     use crate::time::Timestamp;
 
@@ -242,7 +263,10 @@ mod tests {
     proptest! {
         #[test]
         fn written_and_serialized_orders_are_equal(
-            numbers in (any::<i64>(), any::<i64>(), any::<u32>(), any::<u32>(), 0..=Money::MAX.minor_units()),
+            numbers in (any::<i64>(), any::<i64>(), any::<u32>(), any::<u32>(), 0..=money::max(0)),
+            user in prop::option::of("[^\\p{C}]{1,20}x"),
+            currency in prop::option::of(prop::sample::select(vec!["JPY", "EUR", "KWD", "CLF"])),
+            has_lines in any::<bool>(),
             items in prop::collection::vec(1..=crate::order::INTEGER_MAX, 1..20),
             texts in prop::option::of(("[^\\p{C}]{1,20}", any::<String>())),
             json in prop::option::of(prop_oneof![Just("{ \"a\" : 1.10 }"), Just("{}"), Just("{\"\\u00e9\":[null]}")]),
@@ -251,14 +275,23 @@ mod tests {
             later in prop::option::of(instants()),
         ) {
             let (order_id, user_id, version, attempts, minor_units) = numbers;
+            let currency = currency.map(|code| Currency::parse(code).unwrap());
+            let line = |id: &i64| Line {
+                sku: Code::parse(&id.to_string()).unwrap(),
+                quantity: 2,
+                unit_price: None,
+                name: texts.as_ref().map(|(name, _)| name.as_str().into()),
+            };
+            let lines: Vec<Line> = items.iter().map(line).collect();
             let (reference, last_error) = texts.unzip();
             let later = later.map(Timestamp::from_micros);
             let order = Order {
                 order_id: OrderId(order_id),
                 request: NewOrder {
-                    user_id,
-                    item_ids: ItemIds::new(&items).unwrap(),
-                    total_amount: Money::from_minor_units(minor_units).unwrap(),
+                    user_id: user.map_or(UserId::Number(user_id), |text| UserId::parse(&text).unwrap()),
+                    items: if has_lines { Items::of_lines(&lines).unwrap() } else { Items::of_ids(&items).unwrap() },
+                    total_amount: Money::from_minor_units(minor_units, Currency::decimals_of(currency)).unwrap(),
+                    currency,
                     reference: reference.and_then(|text| Reference::parse(&text).ok()),
                     metadata: json.map(Into::into),
                 },

@@ -17,7 +17,7 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    fn duration(&self, item_count: usize) -> Duration {
+    fn duration(&self, item_count: u64) -> Duration {
         if self.speed == 0.0 {
             return Duration::ZERO;
         }
@@ -33,7 +33,7 @@ impl Simulated {
 #[async_trait]
 impl Processor for Simulated {
     async fn process(&self, order: &Order, _attempt: Attempt) -> Result<Processed, ProcessingError> {
-        let duration = self.duration(order.request.item_ids.count());
+        let duration = self.duration(order.request.items.count());
         if !duration.is_zero() {
             tokio::time::sleep(duration).await;
         }

@@ -2,6 +2,7 @@
 
 use super::epochs::{Epochs, FeedCursor, FeedPosition};
 use crate::event::Event;
+use crate::order::UserId;
 use crate::time::Timestamp;
 
 /// Events per page of the feed, at most.
@@ -12,7 +13,7 @@ pub const FEED_EVENTS_MAX: usize = 1_000;
 pub struct FeedEvent {
     pub position: FeedPosition,
     /// The user of the order.
-    pub user_id: i64,
+    pub user_id: UserId,
     pub event: Event,
 }
 

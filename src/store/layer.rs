@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use super::{
     Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
     FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
-    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled,
-    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
+    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveOptions, RedriveQuery, Redriven, Renewed,
+    Settled, SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
 };
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
@@ -184,8 +184,8 @@ verbs! {
     give_back_expired(request: GiveBack) -> GivenBack;
     join(heartbeat: Heartbeat, crashes_max: u32) -> GivenBack;
     leave(node: NodeId) -> ();
-    cancel(id: OrderId) -> Acted;
-    redrive(id: OrderId) -> Acted;
+    cancel(id: OrderId, reason: Option<Reason>) -> Acted;
+    redrive(id: OrderId, options: RedriveOptions) -> Acted;
     redrive_matching(query: RedriveQuery) -> Redriven;
     prune(request: Prune) -> Pruned;
     pause(reason: Option<Reason>) -> ();

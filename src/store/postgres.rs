@@ -20,8 +20,8 @@ use crate::store::opening::{OpenError, OpenOptions};
 use crate::store::{
     Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
     FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
-    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled,
-    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
+    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveOptions, RedriveQuery, Redriven, Renewed,
+    Settled, SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
 };
 
 mod accept;
@@ -280,13 +280,13 @@ impl Store for Postgres {
         to_store_result(left, "take the node off the list")
     }
 
-    async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
-        let cancelled = cancel::cancel(&self.order_actions, &self.shared, id).await;
+    async fn cancel(&self, id: OrderId, reason: Option<Reason>) -> Result<Acted, StoreError> {
+        let cancelled = cancel::cancel(&self.order_actions, &self.shared, id, reason).await;
         to_store_result(cancelled, "cancel an order")
     }
 
-    async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
-        let redriven = redrive::redrive(&self.order_actions, &self.shared, id).await;
+    async fn redrive(&self, id: OrderId, options: RedriveOptions) -> Result<Acted, StoreError> {
+        let redriven = redrive::redrive(&self.order_actions, &self.shared, id, &options).await;
         to_store_result(redriven, "redrive an order")
     }
 

@@ -19,6 +19,7 @@ pub const HISTORY_EVENTS_MAX: usize = 1_000;
 #[derive(Clone, Debug, Default)]
 pub struct OrderQuery {
     pub status: Option<OrderStatus>,
+    /// [`UserId::key`](crate::order::UserId::key).
     pub user_id: Option<i64>,
     pub reference: Option<String>,
     /// Exclusive lower bound of `created_at`.

@@ -1,16 +1,36 @@
 //! Redriving orders: the statuses that allow it, and the query for many. Drivers change the orders.
 
 use super::SWEEP_ORDERS_MAX;
-use crate::event::EventKind;
-use crate::order::OrderStatus;
+use crate::event::{EventDetail, EventKind};
+use crate::order::{OrderStatus, Reason};
 use crate::time::Timestamp;
 
-#[derive(Clone, Copy, Debug)]
+/// The way of a redrive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedriveOptions {
+    /// The reason that was given, for the event.
+    pub reason: Option<Reason>,
+    /// A Failed or Cancelled order keeps the idempotency key of its attempts, so that a service that remembers it does nothing twice.
+    pub same_key: bool,
+}
+
+impl RedriveOptions {
+    pub(super) fn detail(&self) -> EventDetail {
+        EventDetail {
+            reason: self.reason.clone(),
+            same_key: self.same_key,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub struct RedriveQuery {
     /// `Failed` or `Cancelled`.
     pub status: OrderStatus,
+    /// [`UserId::key`](crate::order::UserId::key).
     pub user_id: Option<i64>,
     pub created_before: Option<Timestamp>,
+    pub options: RedriveOptions,
     /// Counts the matching orders and changes nothing.
     pub dry_run: bool,
 }

@@ -19,8 +19,8 @@ use crate::store::refusals::{Refusals, RefusedChange, log_refused};
 use crate::store::{
     Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
     FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
-    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled,
-    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
+    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveOptions, RedriveQuery, Redriven, Renewed,
+    Settled, SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
 };
 use crate::time::Timestamp;
 
@@ -256,15 +256,19 @@ impl Store for Sqlite {
         self.writer.call("remove the node from the list", change).await
     }
 
-    async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
+    async fn cancel(&self, id: OrderId, reason: Option<Reason>) -> Result<Acted, StoreError> {
         self.writer
-            .try_call("cancel an order", move |group| cancel::cancel(group, id))
+            .try_call("cancel an order", move |group| {
+                cancel::cancel(group, id, reason.as_ref())
+            })
             .await
     }
 
-    async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
+    async fn redrive(&self, id: OrderId, options: RedriveOptions) -> Result<Acted, StoreError> {
         self.writer
-            .try_call("redrive an order", move |group| Ok(redrive::redrive(group, id)?))
+            .try_call("redrive an order", move |group| {
+                Ok(redrive::redrive(group, id, &options)?)
+            })
             .await
     }
 

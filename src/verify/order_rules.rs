@@ -245,7 +245,7 @@ impl History {
             }
             EventKind::Redriven if !reopens => {}
             EventKind::Redriven => {
-                self.generation += 1;
+                self.generation += u32::from(!event.detail.same_key);
                 self.second_line = true;
                 self.last_error = None;
             }

@@ -41,7 +41,7 @@ impl Starts {
             Ordering::None => None,
             Ordering::User(_) => {
                 self.check_one_at_a_time(record, report);
-                Some(record.order.request.user_id)
+                Some(record.order.request.user_id.key())
             }
         };
         let line = self
@@ -55,7 +55,7 @@ impl Starts {
         if record.order.status != OrderStatus::Processing {
             return;
         }
-        let (id, user_id) = (record.order.order_id, record.order.request.user_id);
+        let (id, user_id) = (record.order.order_id, record.order.request.user_id.key());
         if let Some(other) = self.processing.insert(user_id, id) {
             let detail = format!("is Processing at the same time as order {other} of the same user");
             report.breach(Promise::UserTurns, Some(id), detail);

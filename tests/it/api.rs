@@ -31,6 +31,7 @@ mod raw_requests;
 mod read;
 mod refused;
 mod restored_feed;
+mod shops;
 mod socket;
 mod stop;
 mod store_calls;

@@ -6,10 +6,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Common;
-use crate::cli::arguments::{id, status};
+use crate::cli::arguments::status;
 use crate::cli::client::{Client, read};
 use crate::cli::failure::Failure;
 use crate::cli::output;
+use crate::order::UserId;
 
 /// The longest page, for the fewest requests.
 const PAGE_OF_ALL: u16 = 500;
@@ -20,8 +21,8 @@ const ERROR_CHARS_SHOWN: usize = 80;
 pub struct List {
     #[arg(long, ignore_case = true, value_parser = status())]
     status: Option<&'static str>,
-    #[arg(long, value_name = "ID", value_parser = id())]
-    user_id: Option<i64>,
+    #[arg(long, value_name = "ID", value_parser = UserId::parse_either)]
+    user_id: Option<UserId>,
     /// Your own order number
     #[arg(long)]
     reference: Option<String>,
@@ -123,7 +124,7 @@ impl List {
         let limit = self.limit.or(self.all.then_some(PAGE_OF_ALL));
         [
             ("status", self.status.map(str::to_owned)),
-            ("user_id", self.user_id.map(|id| id.to_string())),
+            ("user_id", self.user_id.as_ref().map(UserId::to_string)),
             ("reference", self.reference.clone()),
             ("created_after", self.created_after.clone()),
             ("created_before", self.created_before.clone()),

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::cli::output::printable;
 use crate::order::OrderStatus;
@@ -13,7 +14,7 @@ use crate::order::OrderStatus;
 pub struct Line {
     at: String,
     order_id: i64,
-    user_id: i64,
+    user_id: Value,
     version: u32,
     kind: String,
     status: String,
@@ -32,11 +33,15 @@ impl Line {
         } else {
             Style::new()
         };
+        let user = self
+            .user_id
+            .as_str()
+            .map_or_else(|| self.user_id.to_string(), str::to_owned);
         let mut text = format!(
             "{}  order {:<8} user {:<8} v{:<3} {:<15} {style}{:<10}{style:#}",
             printable(&self.at),
             self.order_id,
-            self.user_id,
+            printable(&user),
             self.version,
             printable(&self.kind),
             printable(&self.status),

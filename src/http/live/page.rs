@@ -40,7 +40,7 @@ async fn page_after(
 ) -> Result<Result<LogPage, FeedCursor>, Problem> {
     let page = shared
         .live
-        .page(query.feed.filter, after.position, query.limit)
+        .page(query.feed.filter.clone(), after.position, query.limit)
         .await?;
     let (contained, end) = (page.bounds.contain(after), page.bounds.last);
     Ok(if contained {

@@ -7,15 +7,16 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::path::{Operation, Parameter};
 
 use super::{fragment, id};
-use crate::order::{INTEGER_MAX, ITEMS_MAX, REFERENCE_CHARS_MAX};
+use crate::http::wire::user_schema;
+use crate::order::{CODE_CHARS_MAX, INTEGER_MAX, ITEMS_MAX, REFERENCE_CHARS_MAX};
 use crate::store::{FEED_EVENTS_MAX, PAGE_ORDERS_MAX};
 
 /// Cursor of the feed: 17 bytes in base64; the first is the format, the last eight a number that is not negative.
 const FEED_CURSOR: &str = "^A[g-v][A-Za-z0-9_-]{10}[A-Za-f][A-Za-z0-9_-]{9}[AEIMQUYcgkosw048]$";
 /// Cursor of the list: nine bytes in base64, likewise.
 const LIST_CURSOR: &str = "^A[Q-X][A-Za-z0-9_-]{10}$";
-/// A reference: no control characters.
-pub const NO_CONTROLS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+/// Text for people: no control and no bidirectional-override characters.
+pub const NO_CONTROLS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f\\u202a-\\u202e\\u2066-\\u2069]*$";
 /// Bare values, the simpler of the two forms.
 const IDEMPOTENCY_KEY: &str = "^[!#-~]([ -~]{0,253}[!-~])?$";
 
@@ -45,7 +46,8 @@ fn parameters_of(operation: &mut Operation) -> impl Iterator<Item = &mut Paramet
 
 fn schema(path: &str, name: &str) -> Option<Value> {
     let schema = match (path, name) {
-        (_, "id" | "user_id" | "order_id") => id(),
+        (_, "id" | "order_id") => id(),
+        (_, "user_id") => user_schema(),
         (_, "status") => json!({ "$ref": "#/components/schemas/Status" }),
         (_, "reference") => json!({
             "type": "string", "minLength": 1, "maxLength": REFERENCE_CHARS_MAX, "pattern": NO_CONTROLS,
@@ -64,11 +66,12 @@ fn schema(path: &str, name: &str) -> Option<Value> {
     Some(schema)
 }
 
-/// Returns a pattern for integers from 1 to [`INTEGER_MAX`] separated by commas, with optional blanks around them.
-pub fn integers() -> String {
+/// Returns a pattern for integers from 1 to [`INTEGER_MAX`] and codes, separated by commas, with optional blanks around them.
+pub fn ids_and_codes() -> String {
     let integer = integer_pattern(&INTEGER_MAX.to_string());
+    let code = format!("(?![0-9]+ *(,|$))[A-Za-z0-9._:/-]{{1,{CODE_CHARS_MAX}}}");
     let more = ITEMS_MAX - 1;
-    format!("^ *({integer}) *(, *({integer}) *){{0,{more}}}$")
+    format!("^ *({integer}|{code}) *(, *({integer}|{code}) *){{0,{more}}}$")
 }
 
 /// Returns a pattern for integers up to `largest`: those with fewer digits; for each digit, those smaller there and

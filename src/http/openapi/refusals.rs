@@ -27,7 +27,6 @@ refusals! {
     UnknownOrder: "404", "No such order";
     KeyInFlight: "409", "The first request with this key is in flight";
     LeaseLost: "409", "The lease is lost; nothing changed";
-    HasMembers: "422", "The body has members";
     InvalidFields: "422", "Invalid fields, listed in the answer; nothing changed";
     NotReady: "503", "Not ready";
 }

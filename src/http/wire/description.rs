@@ -11,7 +11,7 @@ use utoipa::openapi::{RefOr, Schema};
 
 use crate::http::fields::{FieldErrors, Pointer, REPEATED};
 use crate::http::json::{self, Kind, ObjectError};
-use crate::http::openapi::{self, fragment};
+use crate::http::openapi::fragment;
 use crate::http::problem::{Problem, ProblemType};
 use crate::order::parse_integer;
 
@@ -166,11 +166,6 @@ impl<T, E: Display, P: Fn(&str) -> Result<T, E>, S: Fn() -> Json> Value for Pars
     }
 }
 
-/// Id of an order, a user or an item.
-pub fn id() -> impl Value<Read = i64> {
-    value(parse_integer, openapi::id)
-}
-
 pub fn boolean(description: &'static str) -> impl Value<Read = bool> {
     let parse = |text: &str| match text {
         "true" => Ok(true),
@@ -258,6 +253,16 @@ impl<V: Value> Required<V> {
 /// A field that a body may have; `null` means absent.
 pub struct Optional<V>(pub V);
 
+impl FieldSchema {
+    /// The schema of a member that may be missing and must not be null.
+    pub fn not_null(schema: Json) -> FieldSchema {
+        FieldSchema {
+            is_required: false,
+            schema,
+        }
+    }
+}
+
 impl<V: Value> Optional<V> {
     pub fn read(
         &self,
@@ -273,6 +278,8 @@ impl<V: Value> Optional<V> {
         let mut schema = self.0.schema();
         if let Some(Json::String(kind)) = schema.get("type") {
             schema["type"] = json!([kind, "null"]);
+        } else if let Some(Json::Array(forms)) = schema.get_mut("oneOf") {
+            forms.push(json!({ "type": "null" }));
         }
         FieldSchema {
             is_required: false,

@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 use crate::epoch::EpochIdentity;
 use crate::http::cursor;
 use crate::http::openapi::EventKindName;
-use crate::order_json::{StatusName, Time};
+use crate::order::{Reason, UserId};
+use crate::order_json::{StatusName, Time, UserIdValue};
 use crate::store::{FeedCursor, FeedEvent};
 
 /// A change of an order.
@@ -17,7 +18,8 @@ pub struct EventBody<'a> {
     /// Its position in the feed; later events are read after it.
     cursor: String,
     order_id: i64,
-    user_id: i64,
+    #[schema(value_type = UserIdValue)]
+    user_id: &'a UserId,
     /// Counts the events of an order from 1, without gaps.
     version: u32,
     #[schema(value_type = EventKindName)]
@@ -32,6 +34,14 @@ pub struct EventBody<'a> {
     node: Option<String>,
     #[schema(required)]
     error: Option<&'a str>,
+    /// The reason of a person's action. Missing if none was given.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    /// True for a redrive that kept the idempotency key; otherwise missing.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    same_key: Option<bool>,
 }
 
 impl<'a> EventBody<'a> {
@@ -39,8 +49,9 @@ impl<'a> EventBody<'a> {
         let FeedEvent {
             position,
             user_id,
-            ref event,
-        } = *placed;
+            event,
+        } = placed;
+        let position = *position;
         EventBody {
             cursor: cursor::text(FeedCursor { epoch, position }),
             order_id: event.order_id.0,
@@ -52,6 +63,8 @@ impl<'a> EventBody<'a> {
             attempt: event.attempt,
             node: event.node.map(|node| node.to_string()),
             error: event.error.as_deref(),
+            reason: event.detail.reason.as_ref().map(Reason::as_str),
+            same_key: event.detail.same_key.then_some(true),
         }
     }
 }
@@ -77,9 +90,9 @@ pub struct FeedBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, EventKind};
+    use crate::event::{Event, EventDetail, EventKind};
     use crate::lease::NodeId;
-    use crate::order::{OrderId, OrderStatus};
+    use crate::order::{OrderId, OrderStatus, UserId};
     use crate::store::FeedPosition;
     use crate::time::Timestamp;
 
@@ -87,7 +100,7 @@ mod tests {
     fn an_event_names_its_node() {
         let event = FeedEvent {
             position: FeedPosition(7),
-            user_id: 104,
+            user_id: UserId::Number(104),
             event: Event {
                 order_id: OrderId(45),
                 version: 2,
@@ -97,6 +110,7 @@ mod tests {
                 attempt: 1,
                 node: Some(NodeId(255)),
                 error: Some("no".into()),
+                detail: EventDetail::default(),
             },
         };
         assert_eq!(

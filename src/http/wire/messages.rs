@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::STATUS_EXPECTED;
 use super::description::{REQUIRED, object_or_error, string};
+use super::requests::read_user;
 use crate::http::cursor;
 use crate::http::fields::{FieldErrors, Pointer, REPEATED};
 use crate::http::json::{self, Kind};
@@ -162,7 +163,7 @@ impl Given<'_> {
             .any(|value| Kind::of(value) != Kind::Null);
         let filter = Filter {
             order_id: optional(self.order_id, &root.member("order_id"), errors, parse_integer).map(OrderId),
-            user_id: optional(self.user_id, &root.member("user_id"), errors, parse_integer),
+            user_id: optional(self.user_id, &root.member("user_id"), errors, read_user),
             status: optional(self.status, &root.member("status"), errors, status),
         };
         let at = root.member("all");
@@ -254,6 +255,7 @@ fn bad(id: Option<SubscriptionId>, errors: &FieldErrors) -> BadMessage {
 mod tests {
     use super::*;
     use crate::epoch::EpochIdentity;
+    use crate::order::UserId;
     use crate::store::FeedPosition;
 
     const CURSOR: FeedCursor = FeedCursor {
@@ -278,7 +280,7 @@ mod tests {
         );
         let filter = Filter {
             order_id: Some(OrderId(5)),
-            user_id: Some(42),
+            user_id: Some(UserId::Number(42)),
             status: Some(OrderStatus::Failed),
         };
         let expected = ClientMessage::Subscribe {

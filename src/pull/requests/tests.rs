@@ -7,7 +7,7 @@ use super::*;
 use crate::epoch::{AttemptKey, EpochIdentity, TokenSecret};
 use crate::lease::NodeId;
 use crate::money::Money;
-use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus};
+use crate::order::{Items, NewOrder, Order, OrderId, OrderStatus, UserId};
 use crate::time::Timestamp;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -29,9 +29,10 @@ fn leases(ids: std::ops::RangeInclusive<i64>) -> Vec<Lease> {
         order: Order {
             order_id: OrderId(id),
             request: NewOrder {
-                user_id: 1,
-                item_ids: ItemIds::new(&[7]).unwrap(),
-                total_amount: Money::parse("1").unwrap(),
+                user_id: UserId::Number(1),
+                items: Items::of_ids(&[7]).unwrap(),
+                total_amount: Money::parse("1", 2).unwrap(),
+                currency: None,
                 reference: None,
                 metadata: None,
             },

@@ -9,7 +9,7 @@ use super::*;
 use crate::lease::{NodeId, Outcome};
 use crate::metrics::Metrics;
 use crate::money::Money;
-use crate::order::{ItemIds, NewOrder};
+use crate::order::{Items, NewOrder, UserId};
 use crate::store::clock::system_clock;
 use crate::store::open::{OpenOptions, open, open_snapshot};
 use crate::store::{ClaimRequest, IdempotencyKey};
@@ -27,9 +27,10 @@ async fn store_of_three(path: &Path) {
     let store = open(&Database::Sqlite(path.to_owned()), options).await.unwrap();
     for name in ["a", "b", "c"] {
         let order = NewOrder {
-            user_id: 1,
-            item_ids: ItemIds::new(&[1]).unwrap(),
-            total_amount: Money::parse("1").unwrap(),
+            user_id: UserId::Number(1),
+            items: Items::of_ids(&[1]).unwrap(),
+            total_amount: Money::parse("1", 2).unwrap(),
+            currency: None,
             reference: None,
             metadata: None,
         };

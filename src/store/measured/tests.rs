@@ -13,15 +13,20 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::order::OrderId;
-use crate::store::Acted;
+use crate::order::{OrderId, Reason};
 use crate::store::layer::NoStore;
+use crate::store::{Acted, RedriveOptions};
 
 /// A layer that never answers a cancel.
 struct NeverCancels;
 
 impl Layer for NeverCancels {
-    async fn cancel(&self, _inner: &dyn Store, _id: OrderId) -> Result<Acted, StoreError> {
+    async fn cancel(
+        &self,
+        _inner: &dyn Store,
+        _id: OrderId,
+        _reason: Option<Reason>,
+    ) -> Result<Acted, StoreError> {
         pending().await
     }
 }
@@ -77,9 +82,9 @@ fn an_outcome_shows_whether_the_store_is_to_blame() {
 fn a_call_dropped_by_its_caller_counts_as_abandoned() {
     let metrics = Metrics::new();
     let store = measured_store(&metrics);
-    drop(store.cancel(OrderId(1)));
+    drop(store.cancel(OrderId(1), None));
     assert_eq!(counted(&metrics), [""; 0], "it was never begun");
-    assert!(store.cancel(OrderId(1)).now_or_never().is_none());
+    assert!(store.cancel(OrderId(1), None).now_or_never().is_none());
     assert_eq!(counted(&metrics), [r#"{verb="cancel",outcome="abandoned"} 1"#]);
 }
 
@@ -119,7 +124,9 @@ fn a_call_has_one_span_at_debug_level_and_none_above() {
         let log = tracing_subscriber::registry().with(spans.clone()).with(level);
         let store = measured_store(&Metrics::new());
         tracing::subscriber::with_default(log, || {
-            let answer = store.redrive(OrderId(1)).now_or_never();
+            let answer = store
+                .redrive(OrderId(1), RedriveOptions::default())
+                .now_or_never();
             assert!(matches!(answer, Some(Err(StoreError::Closed))));
         });
         assert_eq!(*spans.0.lock().unwrap(), expected);

@@ -13,17 +13,18 @@ use super::functions::named;
 use super::group::Call;
 use super::rows;
 use super::shared::Shared;
+use crate::money::Currency;
 use crate::order::{NewOrder, OrderId, Reference};
 use crate::store::accept::{Places, has_room};
 use crate::store::{Accepted, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
 static ACCEPT: LazyLock<String> =
-    LazyLock::new(|| named("select order_ids, accepted_at from :accept($1, $2, $3, $4, $5, $6)"));
+    LazyLock::new(|| named("select order_ids, accepted_at from :accept($1, $2, $3, $4, $5, $6, $7, $8, $9)"));
 static ACCEPT_KEYED: LazyLock<String> = LazyLock::new(|| {
     named(
         "select stored_call, stored_order_ids, accepted_at
-         from :accept_keyed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         from :accept_keyed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
 });
 
@@ -141,31 +142,48 @@ struct Columns<'c> {
     item_ids: Vec<&'c str>,
     references: Vec<Option<&'c str>>,
     metadata: Vec<Option<&'c str>>,
+    user_names: Option<Vec<Option<&'c str>>>,
+    currencies: Option<Vec<Option<&'c str>>>,
+    lines: Option<Vec<Option<&'c str>>>,
 }
 
 impl<'c> Columns<'c> {
     fn of(calls: &[(usize, &'c Accept)]) -> Columns<'c> {
         let orders = || calls.iter().flat_map(|(_, call)| call.orders.iter());
         Columns {
-            user_ids: orders().map(|order| order.user_id).collect(),
+            user_ids: orders().map(|order| order.user_id.key()).collect(),
             amounts: orders().map(|order| order.total_amount.minor_units()).collect(),
-            item_ids: orders().map(|order| order.item_ids.as_str()).collect(),
+            item_ids: orders().map(|order| order.items.codes()).collect(),
             references: orders()
                 .map(|order| order.reference.as_ref().map(Reference::as_str))
                 .collect(),
             metadata: orders().map(|order| order.metadata.as_deref()).collect(),
+            user_names: unless_empty(orders().map(|order| order.user_id.name())),
+            currencies: unless_empty(orders().map(|order| order.currency.map(Currency::code))),
+            lines: unless_empty(orders().map(|order| order.items.lines())),
         }
     }
 
-    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 5] {
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 8] {
         [
             (&self.user_ids, Type::INT8_ARRAY),
             (&self.amounts, Type::INT8_ARRAY),
             (&self.item_ids, Type::TEXT_ARRAY),
             (&self.references, Type::TEXT_ARRAY),
             (&self.metadata, Type::TEXT_ARRAY),
+            (&self.user_names, Type::TEXT_ARRAY),
+            (&self.currencies, Type::TEXT_ARRAY),
+            (&self.lines, Type::TEXT_ARRAY),
         ]
     }
+}
+
+/// Returns a column, unless no order has the member: most orders have none.
+fn unless_empty<'c>(column: impl Iterator<Item = Option<&'c str>> + Clone) -> Option<Vec<Option<&'c str>>> {
+    column
+        .clone()
+        .any(|value| value.is_some())
+        .then(|| column.collect())
 }
 
 async fn store_plain(
@@ -174,15 +192,8 @@ async fn store_plain(
     connection: &mut ClassConnection,
 ) -> Result<HashMap<usize, Accepted>, PgFailure> {
     let slot = Shared::random_counter_slot();
-    let [user_ids, amounts, item_ids, references, metadata] = columns.parameters();
-    let parameters = [
-        user_ids,
-        amounts,
-        item_ids,
-        references,
-        metadata,
-        (&slot, Type::INT2),
-    ];
+    let mut parameters = columns.parameters().to_vec();
+    parameters.push((&slot, Type::INT2));
     let stored = connection.execute_once(&ACCEPT, &parameters).await?;
     let row = rows::only(&stored)?;
     let order_ids: Vec<i64> = rows::column(row, 0)?;
@@ -214,20 +225,15 @@ async fn store_keyed(
     let names: Vec<&str> = keys().map(|(_, key)| key.key.as_str()).collect();
     let fingerprints: Vec<&[u8]> = keys().map(|(_, key)| &key.fingerprint[..]).collect();
     let slot = Shared::random_counter_slot();
-    let [user_ids, amounts, item_ids, references, metadata] = columns.parameters();
-    let parameters = [
-        (&call_numbers as &(dyn ToSql + Sync), Type::INT4_ARRAY),
-        user_ids,
-        amounts,
-        item_ids,
-        references,
-        metadata,
-        (&key_calls, Type::INT4_ARRAY),
+    let mut parameters = vec![(&call_numbers as &(dyn ToSql + Sync), Type::INT4_ARRAY)];
+    parameters.extend(columns.parameters());
+    parameters.extend([
+        (&key_calls as &(dyn ToSql + Sync), Type::INT4_ARRAY),
         (&scopes, Type::TEXT_ARRAY),
         (&names, Type::TEXT_ARRAY),
         (&fingerprints, Type::BYTEA_ARRAY),
         (&slot, Type::INT2),
-    ];
+    ]);
     let stored = connection.execute_once(&ACCEPT_KEYED, &parameters).await?;
     let answer = |row| {
         let number: i32 = rows::column(row, 0)?;

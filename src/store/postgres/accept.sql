@@ -1,7 +1,8 @@
 -- Stores the orders of a group of calls without keys; the arrays have one element per order. accept_keyed does the same for
 -- groups with keys.
 create function :accept(
-    user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[], counter_slot smallint,
+    user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[], user_names text[],
+    currencies text[], line_lists text[], counter_slot smallint,
     out order_ids bigint[], out accepted_at timestamptz
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set lock_timeout = 3000
@@ -21,5 +22,6 @@ begin
     )
     select array(select order_id from drawn order by place), moment.at into order_ids, accepted_at from moment;
     perform :store_orders(
-        order_ids, accepted_at, user_ids, amounts, items, order_references, metadatas, counter_slot);
+        order_ids, accepted_at, user_ids, amounts, items, order_references, metadatas, user_names, currencies, line_lists,
+        counter_slot);
 end $accept$;

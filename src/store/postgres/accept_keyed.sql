@@ -2,7 +2,8 @@
 -- the answer. order_calls: the number of the call of each order; key_calls: that of each key.
 create function :accept_keyed(
     order_calls integer[], user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[],
-    key_calls integer[], scopes text[], keys text[], fingerprints bytea[], counter_slot smallint
+    user_names text[], currencies text[], line_lists text[], key_calls integer[], scopes text[], keys text[], fingerprints bytea[],
+    counter_slot smallint
 ) returns table (stored_call integer, stored_order_ids bigint[], accepted_at timestamptz)
 language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_nestloop = off
@@ -19,8 +20,10 @@ begin
             pg_current_xact_id() as transaction
     ), numbered as materialized (
         select nextval('orderly.order_ids') as order_id, new.*
-        from moment, unnest(order_calls, user_ids, amounts, items, order_references, metadatas) with ordinality
-            as new (call, user_id, total_amount, item_ids, reference, metadata, place)
+        from moment, unnest(
+                order_calls, user_ids, amounts, items, order_references, metadatas, user_names, currencies, line_lists)
+            with ordinality
+            as new (call, user_id, total_amount, item_ids, reference, metadata, user_name, currency, lines, place)
         where moment.transaction is not null
     ), calls as materialized (
         select call, array_agg(order_id order by place) as order_ids from numbered group by call
@@ -58,7 +61,8 @@ begin
     select (select at from moment) as at, array_agg(call order by place) as calls, array_agg(order_id order by place) as order_ids,
         array_agg(user_id order by place) as user_ids, array_agg(total_amount order by place) as amounts,
         array_agg(item_ids order by place) as items, array_agg(reference order by place) as order_references,
-        array_agg(metadata order by place) as metadatas
+        array_agg(metadata order by place) as metadatas, array_agg(user_name order by place) as user_names,
+        array_agg(currency order by place) as currencies, array_agg(lines order by place) as line_lists
     into kept_orders
     from numbered where call in (select call from stored_calls);
     if kept_orders.order_ids is null then
@@ -66,7 +70,8 @@ begin
     end if;
     perform :store_orders(
         kept_orders.order_ids, kept_orders.at, kept_orders.user_ids, kept_orders.amounts, kept_orders.items,
-        kept_orders.order_references, kept_orders.metadatas, counter_slot);
+        kept_orders.order_references, kept_orders.metadatas, kept_orders.user_names, kept_orders.currencies,
+        kept_orders.line_lists, counter_slot);
     return query
     select call, array_agg(order_id order by place), kept_orders.at
     from unnest(kept_orders.calls, kept_orders.order_ids) with ordinality as stored (call, order_id, place)

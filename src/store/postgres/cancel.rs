@@ -5,8 +5,8 @@ use super::failure::PgFailure;
 use super::locked_orders::LockRetry;
 use super::shared::Shared;
 use super::{locked_change, query};
-use crate::event::EventKind;
-use crate::order::OrderId;
+use crate::event::{EventDetail, EventKind};
+use crate::order::{OrderId, Reason};
 use crate::store::Acted;
 use crate::store::cancel::changes;
 use crate::store::columns::order_columns;
@@ -19,10 +19,19 @@ const CANCEL: &str = concat!(
     " from changed"
 );
 
-pub(super) async fn cancel(pool: &ClassPool, shared: &Shared, id: OrderId) -> Result<Acted, PgFailure> {
+pub(super) async fn cancel(
+    pool: &ClassPool,
+    shared: &Shared,
+    id: OrderId,
+    reason: Option<Reason>,
+) -> Result<Acted, PgFailure> {
+    let detail = EventDetail {
+        reason,
+        ..EventDetail::default()
+    };
     let mut retry = LockRetry::new();
     loop {
-        if let Some(order) = locked_change::change_one(pool, shared, CANCEL, id, changes).await? {
+        if let Some(order) = locked_change::change_one(pool, shared, CANCEL, id, &detail, changes).await? {
             shared.events_committed();
             shared.orders_ended([id]);
             return Ok(Acted::Done(order));

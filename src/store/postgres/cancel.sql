@@ -24,7 +24,7 @@
         history = case when held.full_history is null then o.history end || orderly.ending(o)
             || case when held.runs then array[
                 row(1, lease.started_at, lease.attempt, lease.node, lease.started_in, null, null)::orderly.event] end
-            || array[row(7, now_or_later.at, coalesce(lease.attempt, o.attempts), null, drawn.batch, null, null)::orderly.event]
+            || array[row(7, now_or_later.at, coalesce(lease.attempt, o.attempts), null, drawn.batch, null, $5::text)::orderly.event]
     from held cross join drawn cross join moment left join lease using (order_id)
         cross join lateral (select greatest(moment.at, lease.started_at, held.latest) as at) as now_or_later
     where o.order_id = held.order_id
@@ -34,8 +34,9 @@
 ), unseen as (
     insert into orderly.unseen (user_id) select user_id from moment, changed where in_turn
 ), recorded as (
-    insert into orderly.batches (batch, kind, at, order_ids, versions, attempts)
-    select batch, 7, changed_at, array[order_id], array[version], array[attempts] from drawn, changed
+    insert into orderly.batches (batch, kind, at, order_ids, versions, attempts, details)
+    select batch, 7, changed_at, array[order_id], array[version], array[attempts], case when $5 is not null then array[$5::text] end
+    from drawn, changed
 ), counted as (
     update orderly.counters set
         pending = pending - (earlier = 0 and not runs)::int, processing = processing - runs::int,

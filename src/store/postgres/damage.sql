@@ -5,7 +5,7 @@ from (
     from orderly.order_events as h full join (
             select e.* from orderly.events as e join orderly.orders using (order_id)) as f
         on f.order_id = h.order_id and f.version = h.version
-    where (h.kind, h.at, h.attempt, h.node, h.error, h.batch) is distinct from (f.kind, f.at, f.attempt, f.node, f.error, f.batch)
+    where (h.kind, h.at, h.attempt, h.node, h.error, h.detail, h.batch) is distinct from (f.kind, f.at, f.attempt, f.node, f.error, f.detail, f.batch)
     limit 100
 ) as differing
 union all
@@ -25,7 +25,7 @@ select format('batch %s has %s orders and does not tell the same number of every
 from orderly.batches
 where cardinality(versions) <> cardinality(order_ids) or cardinality(attempts) <> cardinality(order_ids)
     or cardinality(nodes) <> cardinality(order_ids) or cardinality(ats) <> cardinality(order_ids)
-    or cardinality(errors) <> cardinality(order_ids)
+    or cardinality(errors) <> cardinality(order_ids) or cardinality(details) <> cardinality(order_ids)
 union all
 select format('order %s is %s and stands in %s lines or leases', o.order_id,
     case o.status when 0 then 'open' else 'ended' end, count(place.order_id))

@@ -21,7 +21,7 @@ use super::query;
 use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use super::shared::Shared;
 use crate::log_lines::Latch;
-use crate::order::OrderId;
+use crate::order::{OrderId, UserId};
 use crate::store::{
     Epochs, FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, History,
 };
@@ -157,7 +157,7 @@ impl Feed {
             let mut events = Vec::new();
             let mut unplaced = None;
             for row in &found {
-                match feed_event(row, order.request.user_id)? {
+                match feed_event(row, &order.request.user_id)? {
                     Some(event) => events.push(event),
                     None => {
                         unplaced.get_or_insert(rows::column::<i32>(row, 1)?);
@@ -322,7 +322,10 @@ pub(super) fn page_of(found: &[Row], epochs: Epochs) -> Result<FeedPage, PgFailu
         if let Some(position) = rows::column::<Option<i64>>(row, PAGE_EVENT + EVENT_COLUMNS_COUNT)? {
             read.events.push(FeedEvent {
                 position: FeedPosition(position),
-                user_id: rows::column(row, PAGE_EVENT + EVENT_COLUMNS_COUNT + 1)?,
+                user_id: rows::user((
+                    rows::column(row, PAGE_EVENT + EVENT_COLUMNS_COUNT + 1)?,
+                    rows::column(row, PAGE_EVENT + EVENT_COLUMNS_COUNT + 2)?,
+                ))?,
                 event: rows::event(row, PAGE_EVENT)?,
             });
         }
@@ -349,13 +352,13 @@ async fn history_rows(pool: &ClassPool, id: OrderId, after: u32) -> Result<Vec<R
 }
 
 /// Reads an event with its position; `None` while it is unnumbered.
-fn feed_event(row: &Row, user_id: i64) -> Result<Option<FeedEvent>, PgFailure> {
+fn feed_event(row: &Row, user_id: &UserId) -> Result<Option<FeedEvent>, PgFailure> {
     let Some(position) = rows::column(row, EVENT_COLUMNS_COUNT)? else {
         return Ok(None);
     };
     Ok(Some(FeedEvent {
         position: FeedPosition(position),
-        user_id,
+        user_id: user_id.clone(),
         event: rows::event(row, 0)?,
     }))
 }

@@ -6,12 +6,12 @@
 -- statement, which takes longer than running it.
 select (select identity from orderly.epochs order by epoch desc limit 1), queue.complete_after, queue.last_position, clock_timestamp(),
     (select batch from orderly.batches where first_position is null order by batch limit 1) is not null,
-    next.order_id, next.version, next.kind, next.at, next.attempt, next.node, next.error, next.position,
-    next.user_id
+    next.order_id, next.version, next.kind, next.at, next.attempt, next.node, next.error, next.detail, next.position,
+    next.user_id, next.user_name
 from orderly.queue as queue left join lateral (
-    select order_id, version, kind, at, attempt, node, error, position, user_id
+    select order_id, version, kind, at, attempt, node, error, detail, position, user_id, user_name
     from orderly.events cross join lateral (
-        select user_id from orderly.orders as o where o.order_id = events.order_id offset 0) as its_order
+        select user_id, user_name from orderly.orders as o where o.order_id = events.order_id offset 0) as its_order
     where first_position >= coalesce(
             -- Not max(): with statistics from before the batches were numbered, the planner reads everything below.
             (select first_position from orderly.batches

@@ -15,6 +15,7 @@ use super::rows;
 use super::schema;
 use super::snapshot::PostgresSnapshot;
 use crate::config::PostgresDatabase;
+use crate::money::Currency;
 use crate::order::{OrderId, Reason, Reference};
 use crate::portable_json::JsonText;
 use crate::store::error::CopyError;
@@ -81,11 +82,16 @@ impl Import {
         let processing_at: Vec<_> = orders().map(|order| order.processing_at).collect();
         let finished_at: Vec<_> = orders().map(|order| order.finished_at).collect();
         let due_at: Vec<_> = orders().map(|order| order.next_attempt_at).collect();
-        let user_ids: Vec<i64> = requests().map(|request| request.user_id).collect();
+        let user_ids: Vec<i64> = requests().map(|request| request.user_id.key()).collect();
+        let user_names: Vec<Option<&str>> = requests().map(|request| request.user_id.name()).collect();
         let amounts: Vec<i64> = requests()
             .map(|request| request.total_amount.minor_units())
             .collect();
-        let item_ids: Vec<&str> = requests().map(|request| request.item_ids.as_str()).collect();
+        let currencies: Vec<Option<&str>> = requests()
+            .map(|request| request.currency.map(Currency::code))
+            .collect();
+        let item_ids: Vec<&str> = requests().map(|request| request.items.codes()).collect();
+        let lines: Vec<Option<&str>> = requests().map(|request| request.items.lines()).collect();
         let references: Vec<Option<&str>> = requests()
             .map(|request| request.reference.as_ref().map(Reference::as_str))
             .collect();
@@ -125,6 +131,9 @@ impl Import {
                 (&results, Type::TEXT_ARRAY),
                 (&outside, Type::BOOL_ARRAY),
                 (&handed_out, Type::BOOL_ARRAY),
+                (&user_names, Type::TEXT_ARRAY),
+                (&currencies, Type::TEXT_ARRAY),
+                (&lines, Type::TEXT_ARRAY),
             ],
         )
         .await
@@ -141,6 +150,7 @@ impl Import {
         let attempts: Vec<i32> = events().map(|event| count(event.attempt)).collect();
         let nodes: Vec<Option<i64>> = events().map(|event| event.node.map(rows::node_code)).collect();
         let errors: Vec<Option<&str>> = events().map(|event| event.error.as_deref()).collect();
+        let details: Vec<Option<String>> = events().map(|event| event.detail.to_stored()).collect();
         let passed_over: Vec<Option<String>> = records
             .iter()
             .map(|record| (!record.passed_over.is_empty()).then(|| array_text(&record.passed_over)))
@@ -159,6 +169,7 @@ impl Import {
                 (&nodes, Type::INT8_ARRAY),
                 (&errors, Type::TEXT_ARRAY),
                 (&passed_over, Type::TEXT_ARRAY),
+                (&details, Type::TEXT_ARRAY),
             ],
         )
         .await?;

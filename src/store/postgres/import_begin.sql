@@ -13,6 +13,6 @@ lock table orderly.orders, orderly.history, orderly.first_line, orderly.second_l
     orderly.queue, orderly.epochs in share row exclusive mode;
 -- The copied events by order, for the histories of the orders.
 create temporary table copied_events (
-    order_id bigint, version integer, kind smallint, at timestamptz, attempt integer, node bigint, batch bigint, error text,
+    order_id bigint, version integer, kind smallint, at timestamptz, attempt integer, node bigint, batch bigint, error text, detail text,
     primary key (order_id, version)
 ) on commit drop

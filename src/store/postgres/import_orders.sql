@@ -1,16 +1,16 @@
--- Stores orders as another store had them, after their events; $1-$23: one row per order.
+-- Stores orders as another store had them, after their events; $1-$26: one row per order.
 with asked as materialized (
     select * from unnest($1::int8[], $2::int2[], $3::int4[], $4::int4[], $5::int4[], $6::int4[], $7::int8[], $8::int8[],
         $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
         $14::timestamptz[], $15::int8[], $16::int8[], $17::text[], $18::text[], $19::text[], $20::text[],
-        $21::text[], $22::bool[], $23::bool[])
+        $21::text[], $22::bool[], $23::bool[], $24::text[], $25::text[], $26::text[])
     as o (order_id, status, version, attempts, generation, crashes, fence, node, lease_expires_at, created_at, changed_at,
         processing_at, finished_at, due_at, user_id, total_amount, item_ids, reference, last_error, metadata, result, outside,
-        handed_out)
+        handed_out, user_name, currency, lines)
 ), chunk as materialized (
     -- The events that no other column of the row tells, in parts that fit into the row.
     select order_id, (e.version - 2) / 60 as number, min(e.version) as version,
-        array_agg(row(kind, at, attempt, e.node, batch, error, null)::orderly.event order by e.version) as events
+        array_agg(row(kind, at, attempt, e.node, batch, error, detail)::orderly.event order by e.version) as events
     from asked join copied_events as e using (order_id)
     where e.version between 2 and asked.version - case asked.status when 1 then 1 when 2 then 2 when 3 then 2 else 0 end
     group by order_id, (e.version - 2) / 60
@@ -19,7 +19,7 @@ with asked as materialized (
 ), stored as (
     insert into orderly.orders (order_id, user_id, total_amount, created_at, accepted_in, item_ids, reference, metadata, status,
         version, attempts, generation, crashes, fence, node, handed_out, changed_at, processing_at, finished_at, started_in,
-        ended_in, last_error, result, history)
+        ended_in, last_error, result, history, user_name, currency, lines)
     select order_id, user_id, total_amount, created_at,
         coalesce((select batch from copied_events as e where e.order_id = asked.order_id and e.version = 1), 0),
         item_ids, reference, metadata, case status when 1 then 0 else status end, asked.version - (status = 1)::int, attempts - (status = 1)::int,
@@ -29,7 +29,7 @@ with asked as materialized (
         where e.order_id = asked.order_id and e.version = asked.version - 1 and status in (2, 3)),
         (select batch from copied_events as e
         where e.order_id = asked.order_id and e.version = asked.version and status in (2, 3)),
-        last_error, result, last_chunk.events
+        last_error, result, last_chunk.events, user_name, currency, lines
     from asked left join last_chunk using (order_id)
 ), earlier as (
     insert into orderly.history (order_id, version, events)

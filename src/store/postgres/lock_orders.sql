@@ -1,7 +1,7 @@
 -- The head of a statement that changes orders for an operator. Locks the orders $1 whose stored status is one of $3, by
 -- rising id, and their rows in the lines and lists; of the open orders all with $4, otherwise those in backoff. `held` has
 -- the orders that can be changed: an order is left out that is in no such row, is unknown, or is locked by another session.
--- $2: counter row. Served by primary keys, looked up from lists, because a join may scan a whole table that the statistics
+-- $2: counter row. $5: the detail of the events, or null; $6: a redrive keeps the idempotency key. Served by primary keys, looked up from lists, because a join may scan a whole table that the statistics
 -- take for empty.
 with moment as materialized (
     select clock_timestamp() as at, (select ordering > 0 from orderly.queue where id = 1) as in_turn

@@ -7,6 +7,7 @@ use super::class_pool::ClassPool;
 use super::failure::PgFailure;
 use super::shared::Shared;
 use super::{probe, rows};
+use crate::event::EventDetail;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::codes;
 
@@ -16,6 +17,7 @@ pub(super) async fn change(
     shared: &Shared,
     statement: &str,
     ids: &[i64],
+    detail: &EventDetail,
     changes: impl Fn(OrderStatus) -> bool,
 ) -> Result<Vec<Row>, PgFailure> {
     let slot = Shared::random_counter_slot();
@@ -23,11 +25,14 @@ pub(super) async fn change(
     let all_open = changes(OrderStatus::Processing);
     let statuses = OrderStatus::ALL.into_iter().filter(|status| changes(*status));
     let statuses: Vec<i16> = statuses.map(codes::stored_status_code).collect();
-    let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
+    let stored_detail = detail.to_stored();
+    let parameters: [(&(dyn ToSql + Sync), Type); 6] = [
         (&ids, Type::INT8_ARRAY),
         (&slot, Type::INT2),
         (&statuses, Type::INT2_ARRAY),
         (&all_open, Type::BOOL),
+        (&stored_detail, Type::TEXT),
+        (&detail.same_key, Type::BOOL),
     ];
     let answer = pool.execute_once(statement, &parameters).await;
     answer.inspect_err(|failure| shared.note_possible_commit(failure))
@@ -39,9 +44,10 @@ pub(super) async fn change_one(
     shared: &Shared,
     statement: &str,
     id: OrderId,
+    detail: &EventDetail,
     changes: impl Fn(OrderStatus) -> bool,
 ) -> Result<Option<Order>, PgFailure> {
-    match change(pool, shared, statement, &[id.0], changes).await {
+    match change(pool, shared, statement, &[id.0], detail, changes).await {
         Ok(found) => found.first().map(rows::order).transpose(),
         Err(failure) => Err(probe::refusal_if_store_works(failure, &mut pool.connection()).await),
     }

@@ -14,10 +14,12 @@ use super::locked_orders::LockRetry;
 use super::shared::Shared;
 use super::{listing, locked_change, query, rows};
 use crate::event::EventKind;
-use crate::order::{OrderId, OrderStatus};
+use crate::order::OrderId;
 use crate::store::columns::order_columns;
 use crate::store::redrive::changes;
-use crate::store::{Acted, RedriveQuery, Redriven, RefusedChange, SWEEP_ORDERS_MAX, log_refused};
+use crate::store::{
+    Acted, RedriveOptions, RedriveQuery, Redriven, RefusedChange, SWEEP_ORDERS_MAX, log_refused,
+};
 
 const REDRIVE: &str = concat!(
     include_str!("lock_orders.sql"),
@@ -32,10 +34,17 @@ const REDRIVE_MANY: &str = concat!(
     "select order_id from changed"
 );
 
-pub(super) async fn redrive(pool: &ClassPool, shared: &Shared, id: OrderId) -> Result<Acted, PgFailure> {
+pub(super) async fn redrive(
+    pool: &ClassPool,
+    shared: &Shared,
+    id: OrderId,
+    options: &RedriveOptions,
+) -> Result<Acted, PgFailure> {
+    let detail = options.detail();
     let mut retry = LockRetry::new();
     loop {
-        let redriven = locked_change::change_one(pool, shared, REDRIVE, id, |status| changes(status, true));
+        let redriven =
+            locked_change::change_one(pool, shared, REDRIVE, id, &detail, |status| changes(status, true));
         if let Some(order) = redriven.await? {
             shared.work_committed();
             return Ok(Acted::Done(order));
@@ -84,7 +93,7 @@ pub(super) async fn redrive_matching(
         }
         let mut bisection = Bisection::of(std::mem::take(&mut left));
         while let Some(part) = bisection.next_part() {
-            let failed = match redrive_some(pool, shared, &part, query.status).await {
+            let failed = match redrive_some(pool, shared, &part, query).await {
                 Ok(changed) => {
                     redriven.retried += changed.len();
                     left.extend(part.into_iter().filter(|id| !changed.contains(id)));
@@ -92,7 +101,7 @@ pub(super) async fn redrive_matching(
                 }
                 // When the database refuses even an empty set, none of the orders is to blame.
                 Err(failure) if failure.may_concern_one_call() && bisection.is_whole() => {
-                    let without_orders = redrive_some(pool, shared, &[], query.status).await;
+                    let without_orders = redrive_some(pool, shared, &[], query).await;
                     without_orders.and_then(|_| bisection.split_refused(part, failure))
                 }
                 Err(failure) => bisection.split_refused(part, failure),
@@ -115,10 +124,11 @@ async fn redrive_some(
     pool: &ClassPool,
     shared: &Shared,
     ids: &[i64],
-    status: OrderStatus,
+    query: &RedriveQuery,
 ) -> Result<HashSet<i64>, PgFailure> {
-    let afresh = |found| found == status && changes(found, false);
-    let found = locked_change::change(pool, shared, REDRIVE_MANY, ids, afresh).await?;
+    let afresh = |found| found == query.status && changes(found, false);
+    let detail = query.options.detail();
+    let found = locked_change::change(pool, shared, REDRIVE_MANY, ids, &detail, afresh).await?;
     let changed = found.iter().map(|row| rows::column(row, 0));
     let changed = changed.collect::<Result<HashSet<i64>, _>>()?;
     if !changed.is_empty() {

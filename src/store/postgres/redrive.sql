@@ -12,7 +12,7 @@
         version = o.version + 1,
         attempts = case when backs_off then o.attempts else 0 end,
         crashes = case when backs_off then o.crashes else 0 end,
-        generation = o.generation + (not backs_off)::int,
+        generation = o.generation + (not backs_off and not $6)::int,
         finished_at = null,
         started_in = null,
         ended_in = null,
@@ -20,7 +20,7 @@
         last_error = case when backs_off then o.last_error end,
         history = case when held.full_history is null then o.history end || orderly.ending(o)
             || array[row(8, greatest(moment.at, held.latest), case when backs_off then o.attempts else 0 end, null,
-                drawn.batch, null, null)::orderly.event]
+                drawn.batch, null, $5::text)::orderly.event]
     from moment, drawn, (select *, status = 0 as backs_off from held) as held
     where o.order_id = held.order_id
     returning o.*, moment.at as due_at, held.status as earlier
@@ -33,10 +33,11 @@
 ), unseen as (
     insert into orderly.unseen (user_id) select distinct user_id from moment, changed where earlier > 0 and in_turn
 ), recorded as (
-    insert into orderly.batches (batch, kind, at, order_ids, versions, attempts, ats)
+    insert into orderly.batches (batch, kind, at, order_ids, versions, attempts, ats, details)
     select batch, 8, moment.at, array_agg(order_id order by order_id), array_agg(version order by order_id),
         array_agg(attempts order by order_id),
-        case when max(changed_at) > moment.at then array_agg(changed_at order by order_id) end
+        case when max(changed_at) > moment.at then array_agg(changed_at order by order_id) end,
+        case when $5 is not null then array_agg($5::text) end
     from moment, drawn, changed
     group by batch, moment.at
 ), counted as (

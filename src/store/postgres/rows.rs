@@ -6,10 +6,10 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::failure::PgFailure;
 use crate::epoch::EpochIdentity;
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventDetail, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
-use crate::money::Money;
-use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering, Reference};
+use crate::money::{Currency, Money};
+use crate::order::{Items, NewOrder, Order, OrderId, OrderStatus, Ordering, Reference, UserId};
 use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
 use crate::time::Timestamp;
@@ -28,32 +28,50 @@ pub(super) fn order(row: &Row) -> Result<Order, PgFailure> {
         processing_at: column(row, 6)?,
         finished_at: column(row, 7)?,
         next_attempt_at: due_at.filter(|_| status == OrderStatus::Pending),
-        request: request(
-            column(row, 9)?,
-            column(row, 10)?,
-            column(row, 11)?,
-            column(row, 12)?,
-            column(row, 14)?,
-        )?,
+        request: request(StoredRequest {
+            user: (column(row, 9)?, column(row, 16)?),
+            amount: (column(row, 10)?, column(row, 17)?),
+            items: (column(row, 11)?, column(row, 18)?),
+            reference: column(row, 12)?,
+            metadata: column(row, 14)?,
+        })?,
         last_error: column(row, 13)?,
         result: column::<Option<String>>(row, 15)?.map(JsonText::from_stored),
     })
 }
 
+/// The columns of an order's request.
+pub(super) struct StoredRequest<'r> {
+    /// Key and name.
+    pub user: (i64, Option<&'r str>),
+    /// Minor units and currency.
+    pub amount: (i64, Option<&'r str>),
+    /// Codes and lines.
+    pub items: (&'r str, Option<&'r str>),
+    pub reference: Option<&'r str>,
+    pub metadata: Option<String>,
+}
+
 /// Puts together the request of an order.
-pub(super) fn request(
-    user_id: i64,
-    minor_units: i64,
-    items: &str,
-    reference: Option<&str>,
-    metadata: Option<String>,
-) -> Result<NewOrder, PgFailure> {
+pub(super) fn request(stored: StoredRequest<'_>) -> Result<NewOrder, PgFailure> {
+    let StoredRequest {
+        user,
+        amount: (minor_units, currency),
+        items: (codes, lines),
+        reference,
+        metadata,
+    } = stored;
+    let currency = currency
+        .map(Currency::parse)
+        .transpose()
+        .map_err(|error| PgFailure::undecodable("a currency", error))?;
     Ok(NewOrder {
-        user_id,
-        total_amount: Money::from_minor_units(minor_units)
+        user_id: self::user(user)?,
+        total_amount: Money::from_minor_units(minor_units, Currency::decimals_of(currency))
             .ok_or_else(|| PgFailure::undecodable("an amount", minor_units))?,
-        item_ids: ItemIds::from_stored(items)
-            .ok_or_else(|| PgFailure::undecodable("a list of item ids", ""))?,
+        currency,
+        items: Items::from_stored(codes, lines)
+            .ok_or_else(|| PgFailure::undecodable("a list of items", ""))?,
         reference: reference
             .map(Reference::parse)
             .transpose()
@@ -62,10 +80,15 @@ pub(super) fn request(
     })
 }
 
+/// Reads the key and the name of a user.
+pub(super) fn user((key, name): (i64, Option<&str>)) -> Result<UserId, PgFailure> {
+    UserId::from_stored(key, name).ok_or_else(|| PgFailure::undecodable("a user", key))
+}
+
 /// The columns of an event. The kind determines the status.
-pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, at, attempt, node, error";
+pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, at, attempt, node, error, detail";
 /// The number of [`EVENT_COLUMNS`], which is the index of the next column.
-pub(super) const EVENT_COLUMNS_COUNT: usize = 7;
+pub(super) const EVENT_COLUMNS_COUNT: usize = 8;
 
 /// Reads [`EVENT_COLUMNS`], which begin at `first`.
 pub(super) fn event(row: &Row, first: usize) -> Result<Event, PgFailure> {
@@ -79,6 +102,8 @@ pub(super) fn event(row: &Row, first: usize) -> Result<Event, PgFailure> {
         attempt: count(row, first + 4)?,
         node: column::<Option<i64>>(row, first + 5)?.map(node_of),
         error: column(row, first + 6)?,
+        detail: EventDetail::from_stored(column(row, first + 7)?)
+            .ok_or_else(|| PgFailure::undecodable("the detail of an event", ""))?,
     })
 }
 

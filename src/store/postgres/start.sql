@@ -5,7 +5,7 @@
 -- epoch are above it.
 --
 -- started: ten numbers for each order: id, fence, version, attempt, generation, crashes, user, amount, and the microseconds
--- of acceptance and start. texts: items, reference, metadata and last error of each order, as JSON; null when all of them
+-- of acceptance and start. texts: codes, reference, metadata, last error, user's name, currency and lines of each order, as JSON; null when all of them
 -- together have more than 24,000 bytes. The claim lock is held while this is sent. With the numbers and the passed-over
 -- orders of the largest claim it is some 80 kB, which fits into socket buffers, so that a frozen reader does not keep the
 -- lock.
@@ -34,7 +34,7 @@ begin
         -- Read one by one, whatever the plan says of joins.
         select o.order_id, greatest(o.fence, fence_floor) + 1 as fence, o.version + 1 as version, o.attempts + 1 as attempt, taken.place,
             greatest(moment.at, o.changed_at, o.created_at) as at, o.generation, o.crashes, o.created_at, o.user_id,
-            o.total_amount, o.item_ids, o.reference, o.metadata, o.last_error
+            o.total_amount, o.item_ids, o.reference, o.metadata, o.last_error, o.user_name, o.currency, o.lines
         from moment cross join taken
             cross join lateral (select * from orderly.orders where orders.order_id = taken.order_id offset 0) as o
         order by taken.place
@@ -71,8 +71,8 @@ begin
             order_id, fence, version, attempt, generation, crashes, user_id, total_amount,
             (date_part('epoch', created_at) * 1000000)::int8, (date_part('epoch', at) * 1000000)::int8]),
         -- Long texts are not even converted to JSON.
-        case when sum(octet_length(concat(item_ids, reference, metadata, last_error))) <= 24000
-            then to_json(array_agg(array[item_ids, reference, metadata, last_error])) end
+        case when sum(octet_length(concat(item_ids, reference, metadata, last_error, user_name, lines))) <= 24000
+            then to_json(array_agg(array[item_ids, reference, metadata, last_error, user_name, currency, lines])) end
     into started, texts from subject;
     if octet_length(texts::text) > 24000 then
         texts := null;

@@ -1,21 +1,23 @@
 -- Stores accepted orders with their events; one element per order, in the order of acceptance. Where the orders of a user
--- wait for each other, the next claim assigns their turns.
+-- wait for each other, the next claim assigns their turns. Arrays of members that no order has are null.
 create function :store_orders(
     new_order_ids bigint[], accepted_at timestamptz, user_ids bigint[], amounts bigint[], items text[],
-    order_references text[], metadatas text[], counter_slot smallint
+    order_references text[], metadatas text[], user_names text[], currencies text[], line_lists text[], counter_slot smallint
 ) returns void language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off
 as $store$
 begin
     with asked as materialized (
-        select * from unnest(new_order_ids, user_ids, amounts, items, order_references, metadatas)
-            as new (order_id, user_id, total_amount, item_ids, reference, metadata)
+        select * from unnest(
+            new_order_ids, user_ids, amounts, items, order_references, metadatas, user_names, currencies, line_lists)
+            as new (order_id, user_id, total_amount, item_ids, reference, metadata, user_name, currency, lines)
     ), batch as materialized (
         select nextval('orderly.batch_ids') as batch, (select ordering > 0 from orderly.queue where id = 1) as in_turn
     ), stored as (
         insert into orderly.orders (
-            order_id, user_id, total_amount, created_at, accepted_in, item_ids, reference, metadata)
-        select order_id, user_id, total_amount, accepted_at, batch, item_ids, reference, metadata from batch, asked
+            order_id, user_id, user_name, total_amount, currency, created_at, accepted_in, item_ids, lines, reference, metadata)
+        select order_id, user_id, user_name, total_amount, currency, accepted_at, batch, item_ids, lines, reference, metadata
+        from batch, asked
     ), waiting as (
         insert into orderly.first_line select order_id from batch, asked where not in_turn
     ), in_turn as (

@@ -6,8 +6,8 @@ use super::group::{CallError, Group};
 use super::rows::OrderCount;
 use super::statements::HotStatement;
 use super::turns;
-use crate::money::Money;
-use crate::order::{ItemIds, NewOrder, OrderId, Reference};
+use crate::money::{Currency, DECIMALS, Money};
+use crate::order::{Items, NewOrder, OrderId, Reference, UserId};
 use crate::store::accept::has_room;
 use crate::store::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
@@ -47,9 +47,10 @@ pub(super) fn accept(
 /// Stores one order with a key, in a transaction that the caller rolls back.
 pub(super) fn probe(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
     let order = NewOrder {
-        user_id: 1,
-        item_ids: ItemIds::new(&[1]).expect("one id in range"),
-        total_amount: Money::from_minor_units(0).expect("nothing is an amount"),
+        user_id: UserId::Number(1),
+        items: Items::of_ids(&[1]).expect("one id in range"),
+        total_amount: Money::from_minor_units(0, DECIMALS).expect("nothing is an amount"),
+        currency: None,
         reference: None,
         metadata: None,
     };
@@ -64,16 +65,20 @@ pub(super) fn probe(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
 
 fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::Error> {
     let order_id = group.next_order_id();
-    let turn = turns::for_new_order(group, order.user_id)?;
+    let user = order.user_id.key();
+    let turn = turns::for_new_order(group, user)?;
     group.statements.get(HotStatement::InsertOrder)?.execute((
         order_id,
         group.now,
-        order.user_id,
+        user,
         order.total_amount.minor_units(),
-        order.item_ids.as_str(),
+        order.items.codes(),
         order.reference.as_ref().map(Reference::as_str),
         order.metadata.as_deref(),
         turn,
+        order.user_id.name(),
+        order.currency.map(Currency::code),
+        order.items.lines(),
     ))?;
     group.record_accepted(order_id);
     Ok(order_id)

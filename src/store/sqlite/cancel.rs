@@ -2,13 +2,17 @@
 
 use super::group::{CallError, Group, StatusChange};
 use super::{query, rows, turns};
-use crate::event::EventKind;
-use crate::order::OrderId;
+use crate::event::{EventDetail, EventKind};
+use crate::order::{OrderId, Reason};
 use crate::store::Acted;
 use crate::store::cancel::changes;
 use crate::store::columns::order_columns;
 
-pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, CallError> {
+pub(super) fn cancel(
+    group: &mut Group<'_>,
+    order_id: OrderId,
+    reason: Option<&Reason>,
+) -> Result<Acted, CallError> {
     let Some(order) = query::order(group.connection, order_id)? else {
         return Ok(Acted::Unknown);
     };
@@ -19,11 +23,13 @@ pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, 
         .connection
         .prepare_cached(concat!(include_str!("cancel.sql"), order_columns!()))?
         .query_row((order_id, group.now), rows::order)?;
-    group.record(StatusChange::of_order(
-        EventKind::Cancelled,
-        order.status,
-        &cancelled,
-    ))?;
-    turns::pass(group, cancelled.request.user_id)?;
+    group.record(StatusChange {
+        detail: EventDetail {
+            reason: reason.cloned(),
+            ..EventDetail::default()
+        },
+        ..StatusChange::of_order(EventKind::Cancelled, order.status, &cancelled)
+    })?;
+    turns::pass(group, cancelled.request.user_id.key())?;
     Ok(Acted::Done(cancelled))
 }

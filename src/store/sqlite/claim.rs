@@ -12,7 +12,7 @@ use super::group::{CallError, Group, IdRun, StatusChange, require_changed};
 use super::statements::HotStatement;
 use super::writer::Writer;
 use super::{epochs, rows, turns};
-use crate::event::EventKind;
+use crate::event::{EventDetail, EventKind};
 use crate::lease::Lease;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::columns::ORDER_COLUMNS;
@@ -319,6 +319,7 @@ fn start(
         attempt: lease.order.attempts,
         node: Some(request.node),
         error: None,
+        detail: EventDetail::default(),
     })?;
     Ok(lease)
 }

@@ -93,7 +93,7 @@ fn waits_for(
     if order.status != OrderStatus::Pending {
         return Ok(None);
     }
-    let user_id = order.request.user_id;
+    let user_id = order.request.user_id.key();
     let earlier =
         turns::first_open(connection, user_id, on_failure)?.filter(|(first, _)| *first != order.order_id);
     let found = match earlier {

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{epochs, rows};
-use crate::order::OrderId;
+use crate::order::{OrderId, UserId};
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use crate::store::{
     FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, History,
@@ -15,11 +15,11 @@ pub(super) fn history(
     order_id: OrderId,
     after: u32,
 ) -> Result<Option<History>, rusqlite::Error> {
-    let user_id: Option<i64> = connection
-        .prepare_cached("select user_id from orders where order_id = ?1")?
-        .query_row([order_id], |row| row.get(0))
+    let user = connection
+        .prepare_cached("select user_id, user_name from orders where order_id = ?1")?
+        .query_row([order_id], |row| rows::user(row, 0, 1))
         .optional()?;
-    let Some(user_id) = user_id else {
+    let Some(user) = user else {
         return Ok(None);
     };
     let bounds = bounds(connection)?;
@@ -28,7 +28,9 @@ pub(super) fn history(
             "select {EVENT_COLUMNS}, position from events indexed by events_order
              where order_id = ?1 and version > ?2 order by version limit ?3"
         ))?
-        .query_map((order_id, after, HISTORY_EVENTS_MAX), |row| event(row, user_id))?
+        .query_map((order_id, after, HISTORY_EVENTS_MAX), |row| {
+            event(row, user.clone())
+        })?
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Some(History {
         events,
@@ -37,7 +39,7 @@ pub(super) fn history(
     }))
 }
 
-fn event(row: &Row<'_>, user_id: i64) -> Result<FeedEvent, rusqlite::Error> {
+fn event(row: &Row<'_>, user_id: UserId) -> Result<FeedEvent, rusqlite::Error> {
     Ok(FeedEvent {
         position: FeedPosition(row.get(EVENT_COLUMNS_COUNT)?),
         user_id,
@@ -74,11 +76,15 @@ pub(super) fn events_after(
     let events = connection
         .prepare_cached(&format!(
             "select {EVENT_COLUMNS}, position,
-                 (select user_id from orders where orders.order_id = events.order_id)
+                 (select user_id from orders where orders.order_id = events.order_id),
+                 (select user_name from orders where orders.order_id = events.order_id)
              from events where position > ?1 order by position limit ?2"
         ))?
         .query_map((after, limit.min(FEED_EVENTS_MAX)), |row| {
-            event(row, row.get(EVENT_COLUMNS_COUNT + 1)?)
+            event(
+                row,
+                rows::user(row, EVENT_COLUMNS_COUNT + 1, EVENT_COLUMNS_COUNT + 2)?,
+            )
         })?
         .collect::<Result<Vec<_>, _>>()?;
     Ok(FeedPage {

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 
 use super::failure::Refusal;
 use super::statements::{HotStatement, Statements};
-use crate::event::EventKind;
+use crate::event::{EventDetail, EventKind};
 use crate::lease::NodeId;
 use crate::order::{Order, OrderId, OrderStatus, Ordering};
 use crate::store::{Counters, StoreError, codes};
@@ -125,6 +125,7 @@ pub(super) struct StatusChange {
     pub attempt: u32,
     pub node: Option<NodeId>,
     pub error: Option<String>,
+    pub detail: EventDetail,
 }
 
 impl StatusChange {
@@ -138,6 +139,7 @@ impl StatusChange {
             attempt: order.attempts,
             node: None,
             error: None,
+            detail: EventDetail::default(),
         }
     }
 }
@@ -201,6 +203,7 @@ impl<'c> Group<'c> {
             change.attempt,
             change.node,
             change.error,
+            change.detail.to_stored(),
         ))?;
         Ok(())
     }

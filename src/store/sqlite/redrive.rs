@@ -8,9 +8,13 @@ use crate::event::EventKind;
 use crate::order::OrderId;
 use crate::store::columns::order_columns;
 use crate::store::redrive::changes;
-use crate::store::{Acted, RedriveQuery, Redriven, RefusedOrder, SWEEP_ORDERS_MAX};
+use crate::store::{Acted, RedriveOptions, RedriveQuery, Redriven, RefusedOrder, SWEEP_ORDERS_MAX};
 
-pub(super) fn redrive(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, rusqlite::Error> {
+pub(super) fn redrive(
+    group: &mut Group<'_>,
+    order_id: OrderId,
+    options: &RedriveOptions,
+) -> Result<Acted, rusqlite::Error> {
     let Some(order) = query::order(group.connection, order_id)? else {
         return Ok(Acted::Unknown);
     };
@@ -22,15 +26,19 @@ pub(super) fn redrive(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted,
         .connection
         .prepare_cached(concat!(include_str!("redrive.sql"), order_columns!()))?
         .query_row(
-            (order_id, group.now, turns::for_returning_order(group)),
+            (
+                order_id,
+                group.now,
+                turns::for_returning_order(group),
+                options.same_key,
+            ),
             rows::order,
         )?;
-    group.record(StatusChange::of_order(
-        EventKind::Redriven,
-        order.status,
-        &redriven,
-    ))?;
-    turns::pass(group, redriven.request.user_id)?;
+    group.record(StatusChange {
+        detail: options.detail(),
+        ..StatusChange::of_order(EventKind::Redriven, order.status, &redriven)
+    })?;
+    turns::pass(group, redriven.request.user_id.key())?;
     Ok(Acted::Done(redriven))
 }
 
@@ -43,7 +51,7 @@ pub(super) fn redrive_matching(
     let mut redriven = Redriven::of_matching(&mut matching);
     let mut refused = Vec::new();
     for order_id in matching {
-        match group.in_savepoint(|group| redrive(group, order_id))? {
+        match group.in_savepoint(|group| redrive(group, order_id, &query.options))? {
             Ok(Acted::Done(_)) => redriven.retried += 1,
             Ok(Acted::Refused(_) | Acted::Unknown) => {}
             Err(refusal) => refused.push(refusal.of_order(order_id)),

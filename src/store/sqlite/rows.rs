@@ -1,13 +1,13 @@
 //! Converts between rows and domain types.
 
 use rusqlite::Row;
-use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Type, ValueRef};
 
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventDetail, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
-use crate::money::Money;
+use crate::money::{Currency, Money};
 use crate::order::{
-    BATCH_ORDERS_MAX, ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason, Reference,
+    BATCH_ORDERS_MAX, Items, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason, Reference, UserId,
 };
 use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
@@ -27,16 +27,37 @@ pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
         processing_at: row.get(6)?,
         finished_at: row.get(7)?,
         next_attempt_at: due_at.filter(|_| status == OrderStatus::Pending),
-        request: NewOrder {
-            user_id: row.get(9)?,
-            total_amount: row.get(10)?,
-            item_ids: row.get(11)?,
-            reference: row.get(12)?,
-            metadata: row.get(14)?,
-        },
+        request: request(row)?,
         last_error: row.get(13)?,
         result: row.get::<_, Option<String>>(15)?.map(JsonText::from_stored),
     })
+}
+
+fn request(row: &Row<'_>) -> Result<NewOrder, rusqlite::Error> {
+    let currency: Option<Currency> = row.get(17)?;
+    let minor_units: i64 = row.get(10)?;
+    let amount = Money::from_minor_units(minor_units, Currency::decimals_of(currency));
+    let codes = row.get_ref(11)?.as_str()?;
+    let lines = row.get_ref(18)?.as_str_or_null()?;
+    let items = Items::from_stored(codes, lines);
+    Ok(NewOrder {
+        user_id: user(row, 9, 16)?,
+        total_amount: amount.ok_or(rusqlite::Error::IntegralValueOutOfRange(10, minor_units))?,
+        currency,
+        items: items.ok_or_else(|| undecodable(11, "not a list of items"))?,
+        reference: row.get(12)?,
+        metadata: row.get(14)?,
+    })
+}
+
+/// Reads a user from the columns of the key and the name.
+pub(super) fn user(row: &Row<'_>, key: usize, name: usize) -> Result<UserId, rusqlite::Error> {
+    let user = UserId::from_stored(row.get(key)?, row.get_ref(name)?.as_str_or_null()?);
+    user.ok_or_else(|| undecodable(key, "not a user"))
+}
+
+fn undecodable(column: usize, reason: &'static str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, reason.into())
 }
 
 /// Reads an event from the columns [`crate::store::columns::EVENT_COLUMNS`].
@@ -50,6 +71,8 @@ pub(super) fn event(row: &Row<'_>) -> Result<Event, rusqlite::Error> {
         attempt: row.get(5)?,
         node: row.get(6)?,
         error: row.get(7)?,
+        detail: EventDetail::from_stored(row.get_ref(8)?.as_str_or_null()?)
+            .ok_or_else(|| undecodable(8, "not the detail of an event"))?,
     })
 }
 
@@ -153,17 +176,9 @@ impl FromSql for OrderCount {
     }
 }
 
-impl FromSql for Money {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Money> {
-        let minor_units = value.as_i64()?;
-        Money::from_minor_units(minor_units).ok_or(FromSqlError::OutOfRange(minor_units))
-    }
-}
-
-impl FromSql for ItemIds {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<ItemIds> {
-        let text = value.as_str()?;
-        ItemIds::from_stored(text).ok_or_else(|| FromSqlError::Other("not a list of item ids".into()))
+impl FromSql for Currency {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Currency> {
+        Currency::parse(value.as_str()?).map_err(FromSqlError::other)
     }
 }
 

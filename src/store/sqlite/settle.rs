@@ -7,7 +7,7 @@ use rusqlite::OptionalExtension;
 use super::group::{Group, IdRun, StatusChange, require_changed};
 use super::statements::HotStatement;
 use super::turns;
-use crate::event::EventKind;
+use crate::event::{EventDetail, EventKind};
 use crate::lease::{LeaseKey, Outcome};
 use crate::order::{OrderStatus, Ordering};
 use crate::portable_json::JsonText;
@@ -125,6 +125,7 @@ pub(super) fn end_attempt(group: &mut Group<'_>, key: LeaseKey, end: End) -> Res
         attempt: attempts,
         node: Some(key.node),
         error: end.error,
+        detail: EventDetail::default(),
     })?;
     turns::pass(group, attempt.user_id)?;
     Ok(true)

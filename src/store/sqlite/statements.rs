@@ -27,12 +27,12 @@ impl HotStatement {
         match self {
             HotStatement::InsertOrder => {
                 "insert into orders (order_id, status, version, attempts, generation, crashes, fence, created_at,
-                                     user_id, total_amount, item_ids, reference, metadata, turn)
-                 values (?1, 0, 1, 0, 0, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+                                     user_id, total_amount, item_ids, reference, metadata, turn, user_name, currency, lines)
+                 values (?1, 0, 1, 0, 0, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
             }
             HotStatement::InsertEvent => {
-                "insert into events (position, order_id, version, kind, status, at, attempt, node, error)
-                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+                "insert into events (position, order_id, version, kind, status, at, attempt, node, error, detail)
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
             }
             HotStatement::InsertEvents => include_str!("insert_events.sql"),
             HotStatement::ReadPending => concat!(

@@ -3,7 +3,7 @@
 use super::*;
 use crate::metrics::Metrics;
 use crate::money::Money;
-use crate::order::{BATCH_ORDERS_MAX, ItemIds};
+use crate::order::{BATCH_ORDERS_MAX, Items, UserId};
 use crate::store::ORDERS_WAITING_MAX;
 use crate::store::clock::system_clock;
 
@@ -12,9 +12,10 @@ mod second_server;
 
 pub(super) fn batch() -> Arc<[NewOrder]> {
     let order = NewOrder {
-        user_id: 1,
-        item_ids: ItemIds::new(&[1]).unwrap(),
-        total_amount: Money::parse("1").unwrap(),
+        user_id: UserId::Number(1),
+        items: Items::of_ids(&[1]).unwrap(),
+        total_amount: Money::parse("1", 2).unwrap(),
+        currency: None,
         reference: None,
         metadata: None,
     };

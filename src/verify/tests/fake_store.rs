@@ -7,10 +7,10 @@ use async_trait::async_trait;
 
 use super::super::count;
 use crate::epoch::FENCE_BITS;
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventDetail, EventKind};
 use crate::lease::NodeId;
 use crate::money::Money;
-use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering};
+use crate::order::{Items, NewOrder, Order, OrderId, OrderStatus, Ordering, UserId};
 use crate::store::snapshot::{
     EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot, StartRule,
 };
@@ -162,6 +162,7 @@ impl FakeStore {
                 attempt: order.attempts,
                 node: (!is_by_client).then_some(NODE),
                 error,
+                detail: EventDetail::default(),
             },
             passed_over: Vec::new(),
         });
@@ -184,9 +185,10 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
         order: Order {
             order_id: OrderId(id),
             request: NewOrder {
-                user_id: 1,
-                item_ids: ItemIds::new(&[1]).unwrap(),
-                total_amount: Money::parse("1").unwrap(),
+                user_id: UserId::Number(1),
+                items: Items::of_ids(&[1]).unwrap(),
+                total_amount: Money::parse("1", 2).unwrap(),
+                currency: None,
                 reference: None,
                 metadata: None,
             },

@@ -1,7 +1,7 @@
 //! Rules for stores where the orders of a user wait for each other.
 
 use super::*;
-use crate::order::{OnFailure, Ordering};
+use crate::order::{OnFailure, Ordering, UserId};
 
 /// Two orders of the same user, both Processing.
 fn two_at_once(ordering: Ordering) -> FakeStore {
@@ -33,7 +33,7 @@ async fn orders_of_other_users_may_overtake_a_waiting_order() {
     ] {
         store.then(id, kind);
     }
-    store.order(3).order.request.user_id = 2;
+    store.order(3).order.request.user_id = UserId::Number(2);
     assert_eq!(
         found(store).await,
         [(Promise::FifoStart, Some(2))],

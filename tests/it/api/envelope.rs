@@ -13,9 +13,9 @@ const MIB: usize = 1024 * KIB;
 async fn an_oversized_body_is_refused_with_or_without_a_content_length() {
     let api = Api::open().await;
     let spaces = |count: usize| format!("{ORDER}{}", " ".repeat(count - ORDER.len()));
-    api.post("/orders", spaces(64 * KIB)).await.created();
-    for path in ["/orders", "/orders/retry"] {
-        let answer = api.post(path, spaces(64 * KIB + 1)).await;
+    api.post("/orders", spaces(256 * KIB)).await.created();
+    for (path, limit) in [("/orders", 256 * KIB), ("/orders/retry", 64 * KIB)] {
+        let answer = api.post(path, spaces(limit + 1)).await;
         answer.assert_refused(413, "body-too-large");
     }
     let answer = api.post("/orders/batch", spaces(8 * MIB + 1)).await;

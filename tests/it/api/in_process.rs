@@ -146,6 +146,7 @@ impl Api {
             outside,
             heartbeat: setup.heartbeat,
             service: None,
+            order_defaults: orderly::order::OrderDefaults::default(),
             judged_by: orderly::diagnosis::Settings::default(),
             draining: draining.clone(),
         });
@@ -194,7 +195,6 @@ impl Api {
     }
 }
 
-/// Requests.
 impl Api {
     pub async fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[], "").await

@@ -191,9 +191,9 @@ async fn all_invalid_parameters_are_named_at_once() {
     for (query, pointers) in [
         ("status=pending", &["#/status"][..]),
         ("status=", &["#/status"]),
-        ("user_id=0", &["#/user_id"]),
-        ("user_id=9007199254740993", &["#/user_id"]),
-        ("user_id=1.0", &["#/user_id"]),
+        ("user_id=", &["#/user_id"]),
+        ("user_id=cus%00", &["#/user_id"]),
+        ("user_id=%E2%80%AEcus", &["#/user_id"]),
         ("reference=", &["#/reference"]),
         ("reference=%00", &["#/reference"]),
         ("created_after=yesterday", &["#/created_after"]),
@@ -210,7 +210,7 @@ async fn all_invalid_parameters_are_named_at_once() {
         ("offset=10", &["#/offset"]),
         ("user_id=1&user_id=1", &["#/user_id"]),
         (
-            "status=x&user_id=y&limit=z&colour=red",
+            "status=x&user_id=&limit=z&colour=red",
             &["#/colour", "#/status", "#/user_id", "#/limit"],
         ),
     ] {

@@ -41,7 +41,7 @@ struct CancelledOnceRead;
 impl Layer for CancelledOnceRead {
     async fn order_view(&self, inner: &dyn Store, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         let order = inner.order_view(id).await?;
-        inner.cancel(id).await?;
+        inner.cancel(id, None).await?;
         Ok(order)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orderly::http::listener::{self, Limits};
-use orderly::order::{NewOrder, OrderId};
+use orderly::order::{NewOrder, OrderId, UserId};
 use serde_json::Value;
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
@@ -55,7 +55,7 @@ impl ApiServer {
 
     pub async fn accept(&self, user_id: i64) -> OrderId {
         let order = NewOrder {
-            user_id,
+            user_id: UserId::Number(user_id),
             ..new_order()
         };
         self.api.harness.accept(vec![order]).await[0]

@@ -27,7 +27,7 @@ async fn invalid_usage_exits_with_code_2() {
         "pause 5",
         "orders list --limit x",
         "tail --status gone",
-        "tail --user me",
+        "tail --order me",
         "completions tcsh",
         "completions",
         "verify --port 1",

@@ -4,6 +4,7 @@ import re
 import uuid
 
 import schemathesis
+from schemathesis.generation import GenerationMode
 
 WAIT_SECONDS_MAX = 1
 AMOUNT_MAX = 999999999999.99
@@ -24,11 +25,28 @@ def plain(value):
     return value
 
 
-def with_cents(order):
-    """`multipleOf` cannot say "at most two decimals": validators that divide floats would refuse 19.99."""
-    amount = order.get("total_amount") if isinstance(order, dict) else None
-    if isinstance(amount, float) and 0 <= amount <= AMOUNT_MAX:
-        order["total_amount"] = plain(round(amount, 2))
+def with_decimals(order):
+    """`multipleOf` cannot say "at most two decimals": validators that divide floats would refuse 19.99. With a currency that
+    has none, amounts are whole."""
+    decimals = 0 if order.get("currency") else 2
+    lines = order.get("items")
+    prices = [(line, "unit_price") for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
+    for member, name in [(order, "total_amount"), *prices]:
+        amount = member.get(name)
+        if isinstance(amount, float) and abs(amount) <= AMOUNT_MAX:
+            member[name] = plain(round(amount, decimals))
+        elif isinstance(amount, str) and re.match(r"^[0-9]+[.][0-9]+$", amount):
+            member[name] = f"{float(amount):.{decimals}f}" if decimals else str(int(float(amount)))
+
+
+def with_one_list(order):
+    """An order has `item_ids` or else `items`, which generators of clients cannot express."""
+    if "items" not in order and "item_ids" not in order:
+        order["item_ids"] = [1]
+    elif order.get("items") is not None and "item_ids" in order:
+        del order["items"]
+    elif order.get("items", 0) is None and "item_ids" not in order:
+        order["item_ids"] = [1]
 
 
 @schemathesis.hook
@@ -37,8 +55,13 @@ def before_call(context, case, kwargs):
         case.body = plain(case.body)
     if isinstance(case.body, dict):
         orders = case.body.get("orders")
-        for order in [case.body, *(orders if isinstance(orders, list) else [])]:
-            with_cents(order)
+        new = case.operation.path in ("/orders", "/orders/batch")
+        of_orders = [case.body] if case.operation.path == "/orders" else orders if isinstance(orders, list) else []
+        for order in of_orders if new and case.operation.method.upper() == "POST" else []:
+            if isinstance(order, dict):
+                with_decimals(order)
+                if case.meta is None or case.meta.generation.mode == GenerationMode.POSITIVE:
+                    with_one_list(order)
     if case.operation.path == "/leases" and isinstance(case.body, dict):
         wait = case.body.get("wait")
         if isinstance(wait, int) and 0 <= wait <= 60:

@@ -250,9 +250,11 @@ impl Takeover {
 
 fn is_of(record: &OrderRecord, accepted: &AcceptedOrder) -> bool {
     let (stored, body) = (&record.order.request, &accepted.body);
-    let amount = body["total_amount"].as_str().map(Money::parse);
-    Some(stored.user_id) == body["user_id"].as_i64()
-        && stored.item_ids.as_str() == accepted.item_ids()
+    let amount = body["total_amount"].as_str().map(|text| Money::parse(text, 2));
+    body["user_id"]
+        .as_i64()
+        .is_some_and(|user| stored.user_id == user)
+        && stored.items.codes() == accepted.item_ids()
         && Some(Ok(stored.total_amount)) == amount
         && stored.reference.as_ref().map(Reference::as_str) == Some(&*accepted.key)
 }

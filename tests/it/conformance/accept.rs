@@ -1,8 +1,9 @@
 //! `accept`: rising ids, all or nothing, and the first event of every order.
 
-use orderly::event::{Event, EventKind};
-use orderly::order::{ItemIds, NewOrder, Order, OrderStatus};
-use orderly::store::StoreError;
+use orderly::event::{Event, EventDetail, EventKind};
+use orderly::money::{Currency, Money};
+use orderly::order::{Code, Items, Line, NewOrder, Order, OrderStatus, UserId};
+use orderly::store::{OrderQuery, StoreError};
 
 use crate::support::Harness;
 use crate::support::make::{new_order, order_of, order_with_reference};
@@ -10,6 +11,7 @@ use crate::support::make::{new_order, order_of, order_with_reference};
 conformance! {
     an_accepted_order_is_pending_with_the_requested_fields,
     every_field_is_stored_as_given,
+    names_lines_and_currencies_are_stored_as_given,
     ids_rise_in_order_of_acceptance,
     a_batch_keeps_its_order,
     accept_returns_the_creation_time,
@@ -47,14 +49,56 @@ async fn an_accepted_order_is_pending_with_the_requested_fields(harness: &mut Ha
 
 async fn every_field_is_stored_as_given(harness: &mut Harness) {
     let request = NewOrder {
-        user_id: orderly::order::INTEGER_MAX,
-        item_ids: ItemIds::new(&[orderly::order::INTEGER_MAX, 3, 3, 1]).unwrap(),
-        total_amount: orderly::money::Money::MAX,
+        user_id: UserId::Number(orderly::order::INTEGER_MAX),
+        items: Items::of_ids(&[orderly::order::INTEGER_MAX, 3, 3, 1]).unwrap(),
+        total_amount: Money::from_minor_units(orderly::money::max(2), 2).unwrap(),
+        currency: None,
         metadata: Some(r#"{ "b": 1.0, "a":  "é\u0041" }"#.into()),
         ..order_with_reference("Größe 'x'; --日本")
     };
     let id = harness.accept(vec![request.clone()]).await[0];
     assert_eq!(harness.order(id).await.request, request);
+}
+
+/// In one batch with an order of integers, so that the columns of the others are filled in part.
+async fn names_lines_and_currencies_are_stored_as_given(harness: &mut Harness) {
+    let line = |sku: &str, price| Line {
+        sku: Code::parse(sku).unwrap(),
+        quantity: 3,
+        unit_price: Some(Money::parse_signed(price, 0).unwrap()),
+        name: Some("Becher \"blau\" 日本".into()),
+    };
+    let yen = Currency::parse("JPY").unwrap();
+    let request = NewOrder {
+        user_id: UserId::parse("cus_\"Zoë\"").unwrap(),
+        items: Items::of_lines(&[line("012345678905", "1200"), line("DISCOUNT", "-200")]).unwrap(),
+        total_amount: Money::parse("3000", 0).unwrap(),
+        currency: Some(yen),
+        ..new_order()
+    };
+    let ids = harness.accept(vec![request.clone(), new_order()]).await;
+    assert_eq!(harness.order(ids[0]).await.request, request);
+    assert_eq!(harness.order(ids[1]).await.request, new_order());
+    let leases = harness.claim(2).await;
+    assert_eq!(leases[0].order.request, request);
+    assert_eq!(harness.history(ids[0], 0).await.len(), 2);
+    harness.number_all_events().await;
+    let page = harness.store().events_after(None, 10).await.unwrap();
+    let users: Vec<_> = page
+        .events
+        .iter()
+        .map(|event| event.user_id.to_string())
+        .collect();
+    assert_eq!(users, ["cus_\"Zoë\"", "104", "cus_\"Zoë\"", "104"]);
+    let of_user = OrderQuery {
+        user_id: Some(request.user_id.key()),
+        limit: 10,
+        ..OrderQuery::default()
+    };
+    let listed = harness.store().orders(of_user).await.unwrap().orders;
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].request, request);
+    harness.assert_sound().await;
 }
 
 async fn ids_rise_in_order_of_acceptance(harness: &mut Harness) {
@@ -77,7 +121,7 @@ async fn a_batch_keeps_its_order(harness: &mut Harness) {
         .records()
         .await
         .iter()
-        .map(|record| record.order.request.user_id)
+        .map(|record| record.order.request.user_id.key())
         .collect();
     assert_eq!(stored, users);
 }
@@ -104,6 +148,7 @@ async fn an_accepted_order_has_one_event(harness: &mut Harness) {
         attempt: 0,
         node: None,
         error: None,
+        detail: EventDetail::default(),
     };
     assert_eq!(harness.history(id, 0).await, [event]);
 }

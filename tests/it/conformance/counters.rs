@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orderly::lease::Outcome;
 use orderly::order::{OnFailure, OrderStatus, Ordering};
-use orderly::store::{Blocked, Counters, RedriveQuery};
+use orderly::store::{Blocked, Counters, RedriveOptions, RedriveQuery};
 
 use crate::support::Harness;
 use crate::support::make::{LONGER_THAN_A_LEASE, failed, order_of, retry_after};
@@ -92,7 +92,11 @@ async fn a_redrive_counts_its_order_as_pending(harness: &mut Harness) {
     for (id, expected) in [(failed, (1, 0, 1)), (cancelled, (2, 0, 0))] {
         harness.redrive(id).await;
         // The second redrive finds the order Pending and changes nothing.
-        let _ = harness.store().redrive(id).await.unwrap();
+        let _ = harness
+            .store()
+            .redrive(id, RedriveOptions::default())
+            .await
+            .unwrap();
         assert_eq!(pending_failed_cancelled(harness).await, expected);
         assert_eq!(harness.counters().await, harness.recount().await);
     }
@@ -115,6 +119,7 @@ async fn a_mass_redrive_counts_its_orders_as_pending(harness: &mut Harness) {
             status,
             user_id: None,
             created_before: None,
+            options: RedriveOptions::default(),
             dry_run,
         };
         harness.store().redrive_matching(query).await.unwrap();

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use orderly::order::{OrderId, OrderStatus};
 use orderly::store::{
-    Counters, FeedPosition, OrderQuery, Prune, Pruned, RedriveQuery, Redriven, SWEEP_ORDERS_MAX,
+    Counters, FeedPosition, OrderQuery, Prune, Pruned, RedriveOptions, RedriveQuery, Redriven,
+    SWEEP_ORDERS_MAX,
 };
 use orderly::time::Timestamp;
 
@@ -44,7 +45,7 @@ async fn assert_every_read_finds_nothing(harness: &Harness) {
         }
     }
     for query in redrives(now) {
-        match harness.store().redrive_matching(query).await {
+        match harness.store().redrive_matching(query.clone()).await {
             Ok(redriven) if redriven == Redriven::default() => {}
             answer => wrong.push(format!("{query:?}: {answer:?}")),
         }
@@ -92,6 +93,7 @@ fn redrives(now: Timestamp) -> Vec<RedriveQuery> {
                         status,
                         user_id,
                         created_before,
+                        options: RedriveOptions::default(),
                         dry_run,
                     });
                 }

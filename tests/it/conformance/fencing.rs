@@ -125,7 +125,7 @@ async fn only_one_of_a_concurrent_cancel_and_outcome_counts(harness: &mut Harnes
         let id = harness.accept_one().await;
         let lease = harness.claim_only(id).await;
         let (cancelled, settled) = tokio::join!(
-            harness.store().cancel(id),
+            harness.store().cancel(id, None),
             harness.store().settle(lease.key(), Outcome::COMPLETED)
         );
         let was_cancelled = matches!(cancelled.unwrap(), orderly::store::Acted::Done(_));

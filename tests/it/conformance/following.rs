@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use orderly::lease::Outcome;
 use orderly::live::{Feed, Filter, Live, LiveSettings, Next, Subscription};
-use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{FeedCursor, FeedPosition, Store};
+use orderly::order::{OrderId, OrderStatus, UserId};
+use orderly::store::{FeedCursor, FeedPosition, RedriveOptions, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
@@ -56,7 +56,7 @@ async fn end(live: Live, draining: CancellationToken) {
 
 fn of_user(user_id: i64) -> Filter {
     Filter {
-        user_id: Some(user_id),
+        user_id: Some(UserId::Number(user_id)),
         ..Filter::default()
     }
 }
@@ -106,15 +106,18 @@ async fn subscribers_get_every_matching_event_in_order(harness: &mut Harness) {
         .await
         .into_iter()
         .flat_map(|record| {
-            let user_id = record.order.request.user_id;
-            record.events.into_iter().map(move |stored| (stored, user_id))
+            let user_id = record.order.request.user_id.clone();
+            record
+                .events
+                .into_iter()
+                .map(move |stored| (stored, user_id.clone()))
         })
         .collect();
     events.sort_by_key(|(stored, _)| stored.position);
     while let Some(follower) = followers.join_next().await {
         let (filter, began, received) = follower.unwrap();
-        let concerns = |user_id: i64, order_id: OrderId, status: OrderStatus| {
-            filter.user_id.is_none_or(|id| id == user_id)
+        let concerns = |user_id: &UserId, order_id: OrderId, status: OrderStatus| {
+            filter.user_id.as_ref().is_none_or(|id| id == user_id)
                 && filter.order_id.is_none_or(|id| id == order_id)
                 && filter.status.is_none_or(|wanted| wanted == status)
         };
@@ -122,7 +125,7 @@ async fn subscribers_get_every_matching_event_in_order(harness: &mut Harness) {
             .iter()
             .filter(|(stored, user_id)| {
                 let event = &stored.event;
-                stored.position > began.position.0 && concerns(*user_id, event.order_id, event.status)
+                stored.position > began.position.0 && concerns(user_id, event.order_id, event.status)
             })
             .map(|(stored, _)| {
                 let place = FeedPosition(stored.position);
@@ -155,7 +158,7 @@ async fn follow(
     };
     // Some subscribers pause.
     let lazy = rng.random_bool(0.5);
-    let mut subscription = feed.subscribe(filter, None).await.unwrap();
+    let mut subscription = feed.subscribe(filter.clone(), None).await.unwrap();
     let began = subscription.cursor();
     let mut received = Received::new();
     loop {
@@ -163,11 +166,11 @@ async fn follow(
         if let Some(end) = *over.borrow()
             && at.position >= end.position
         {
-            return (filter, began, received);
+            return (filter.clone(), began, received);
         }
         if rng.random_bool(0.01) {
             drop(subscription);
-            subscription = feed.subscribe(filter, Some(at)).await.unwrap();
+            subscription = feed.subscribe(filter.clone(), Some(at)).await.unwrap();
         }
         if lazy && over.borrow().is_none() && rng.random_bool(0.05) {
             // Until all operations are done: then every event is waiting.
@@ -210,9 +213,9 @@ async fn run_random_operations(harness: &Harness, mut rng: StdRng) {
             choice if !ids.is_empty() => {
                 let id = ids[rng.random_range(0..ids.len())];
                 let acted = if choice == 4 {
-                    harness.store().cancel(id).await
+                    harness.store().cancel(id, None).await
                 } else {
-                    harness.store().redrive(id).await
+                    harness.store().redrive(id, RedriveOptions::default()).await
                 };
                 acted.unwrap();
             }

@@ -6,7 +6,7 @@ use futures_util::future::{FutureExt, join_all};
 use orderly::event::EventKind;
 use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::OrderStatus;
-use orderly::store::{OrderQuery, RedriveQuery, StoreError, StoreHealth};
+use orderly::store::{OrderQuery, RedriveOptions, RedriveQuery, StoreError, StoreHealth};
 
 use crate::support::Harness;
 use crate::support::make::{
@@ -166,6 +166,7 @@ async fn redriven_orders_wake_waiting_dispatchers(harness: &mut Harness) {
         status: OrderStatus::Cancelled,
         user_id: None,
         created_before: None,
+        options: RedriveOptions::default(),
         dry_run: false,
     };
     harness.store().redrive_matching(query).await.unwrap();
@@ -221,6 +222,7 @@ async fn a_closed_store_refuses_everything(harness: &mut Harness) {
         status: OrderStatus::Failed,
         user_id: None,
         created_before: None,
+        options: RedriveOptions::default(),
         dry_run: true,
     };
     let list = OrderQuery {
@@ -238,8 +240,11 @@ async fn a_closed_store_refuses_everything(harness: &mut Harness) {
         ),
         ("join", store.join(heartbeat(NODE_A, &[]), 5).await.err()),
         ("leave", store.leave(NODE_A).await.err()),
-        ("cancel", store.cancel(id).await.err()),
-        ("redrive", store.redrive(id).await.err()),
+        ("cancel", store.cancel(id, None).await.err()),
+        (
+            "redrive",
+            store.redrive(id, RedriveOptions::default()).await.err(),
+        ),
         ("redrive_matching", store.redrive_matching(redrive).await.err()),
         ("pause", store.pause(None).await.err()),
         ("resume", store.resume().await.err()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orderly::lease::Outcome;
-use orderly::order::{NewOrder, OnFailure, Order, OrderId, OrderStatus, Ordering};
+use orderly::order::{NewOrder, OnFailure, Order, OrderId, OrderStatus, Ordering, UserId};
 use orderly::store::{OrderQuery, PAGE_ORDERS_MAX};
 use orderly::time::Timestamp;
 
@@ -227,10 +227,9 @@ async fn a_page_of_the_maximum_size_is_returned(harness: &mut Harness) {
     assert!(page.next.is_some());
 }
 
-/// Issue 13, point 28.
 async fn a_page_by_reference_looks_at_no_more_than_ten_thousand_orders(harness: &mut Harness) {
     let of_user = |user_id| NewOrder {
-        user_id,
+        user_id: UserId::Number(user_id),
         ..order_with_reference("web")
     };
     let wanted = harness.accept(vec![of_user(2), of_user(2)]).await;
@@ -272,7 +271,7 @@ async fn a_page_by_time_looks_at_no_more_than_ten_thousand_orders(harness: &mut 
     harness.advance(Duration::from_secs(1)).await;
     let later = harness.accept_more_than_a_page_looks_at(&new_order()).await;
     let created_before = Some(harness.order(later).await.created_at);
-    let user = new_order().user_id;
+    let user = new_order().user_id.key();
     for (status, user_id, expected) in [
         (None, None, vec![cancelled, wanted]),
         (None, Some(user), vec![cancelled, wanted]),
@@ -297,7 +296,7 @@ async fn a_page_of_completed_orders_looks_at_no_more_than_ten_thousand_orders(ha
     let completed = harness.order_in(OrderStatus::Completed).await;
     let failed = harness.order_in(OrderStatus::Failed).await;
     harness.accept_more_than_a_page_looks_at(&new_order()).await;
-    for user_id in [None, Some(new_order().user_id)] {
+    for user_id in [None, Some(new_order().user_id.key())] {
         let query = |status| OrderQuery {
             status: Some(status),
             user_id,
@@ -352,7 +351,11 @@ fn matching(orders: &[Order], query: &OrderQuery) -> Vec<OrderId> {
         .iter()
         .rev()
         .filter(|order| query.status.is_none_or(|status| order.status == status))
-        .filter(|order| query.user_id.is_none_or(|user| order.request.user_id == user))
+        .filter(|order| {
+            query
+                .user_id
+                .is_none_or(|user| order.request.user_id.key() == user)
+        })
         .filter(|order| query.reference.is_none() || reference(order) == query.reference)
         .filter(|order| query.created_after.is_none_or(|after| order.created_at > after))
         .filter(|order| {
@@ -370,7 +373,7 @@ async fn varied_orders(harness: &Harness) -> Vec<Order> {
     for user_id in [1, 2] {
         for reference in [None, Some("R-1"), Some("R-2")] {
             let request = NewOrder {
-                user_id,
+                user_id: UserId::Number(user_id),
                 ..reference.map_or_else(|| order_of(user_id), order_with_reference)
             };
             for outcome in [Outcome::COMPLETED, failed(), retry_after(3600)] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use orderly::lease::{LeaseKey, NodeId, Outcome};
 use orderly::order::OrderId;
-use orderly::store::{Acted, ClaimRequest, GiveBack};
+use orderly::store::{Acted, ClaimRequest, GiveBack, RedriveOptions};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
@@ -206,12 +206,17 @@ impl Run {
             Step::GiveBack { by_b } => self.give_back(node(by_b)).await,
             Step::Cancel { order } if !self.model.orders.is_empty() => {
                 let id = self.model.pick(order);
-                let acted = self.harness.store().cancel(id).await.unwrap();
+                let acted = self.harness.store().cancel(id, None).await.unwrap();
                 assert_eq!(matches!(acted, Acted::Done(_)), self.model.cancel(id, now));
             }
             Step::Redrive { order } if !self.model.orders.is_empty() => {
                 let id = self.model.pick(order);
-                let acted = self.harness.store().redrive(id).await.unwrap();
+                let acted = self
+                    .harness
+                    .store()
+                    .redrive(id, RedriveOptions::default())
+                    .await
+                    .unwrap();
                 assert_eq!(matches!(acted, Acted::Done(_)), self.model.redrive(id, now));
             }
             Step::Pause(paused) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use orderly::event::EventKind;
 use orderly::lease::Outcome;
 use orderly::order::{Order, OrderId, OrderStatus};
-use orderly::store::Acted;
+use orderly::store::{Acted, RedriveOptions};
 
 use crate::support::Harness;
 use crate::support::make::failed;
@@ -87,7 +87,7 @@ async fn a_failed_order_can_be_cancelled(harness: &mut Harness) {
 async fn a_completed_order_cannot_be_cancelled(harness: &mut Harness) {
     let id = harness.order_in(OrderStatus::Completed).await;
     let order = harness.order(id).await;
-    let acted = harness.store().cancel(id).await.unwrap();
+    let acted = harness.store().cancel(id, None).await.unwrap();
     assert_eq!(acted, Acted::Refused(order.clone()));
     assert_eq!(harness.order(id).await, order);
 }
@@ -176,7 +176,11 @@ async fn a_processing_or_completed_order_cannot_be_redriven(harness: &mut Harnes
     for status in [OrderStatus::Completed, OrderStatus::Processing] {
         let id = harness.order_in(status).await;
         let order = harness.order(id).await;
-        let acted = harness.store().redrive(id).await.unwrap();
+        let acted = harness
+            .store()
+            .redrive(id, RedriveOptions::default())
+            .await
+            .unwrap();
         assert_eq!(acted, Acted::Refused(order.clone()));
         assert_eq!(harness.order(id).await, order);
     }
@@ -194,8 +198,15 @@ async fn a_redrive_resets_the_crash_count(harness: &mut Harness) {
 async fn acting_on_an_unknown_order_reports_it_as_unknown(harness: &mut Harness) {
     harness.accept_one().await;
     for id in [OrderId(1_000_000), OrderId(i64::MAX), OrderId(0), OrderId(-1)] {
-        assert_eq!(harness.store().cancel(id).await.unwrap(), Acted::Unknown);
-        assert_eq!(harness.store().redrive(id).await.unwrap(), Acted::Unknown);
+        assert_eq!(harness.store().cancel(id, None).await.unwrap(), Acted::Unknown);
+        assert_eq!(
+            harness
+                .store()
+                .redrive(id, RedriveOptions::default())
+                .await
+                .unwrap(),
+            Acted::Unknown
+        );
         assert_eq!(harness.store().order_view(id).await.unwrap(), None);
         assert_eq!(harness.store().history(id, 0).await.unwrap(), None);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{RedriveQuery, Redriven, SWEEP_ORDERS_MAX};
+use orderly::store::{RedriveOptions, RedriveQuery, Redriven, SWEEP_ORDERS_MAX};
 
 use crate::support::Harness;
 use crate::support::make::{failed, order_of};
@@ -24,6 +24,10 @@ const FAILED: RedriveQuery = RedriveQuery {
     status: OrderStatus::Failed,
     user_id: None,
     created_before: None,
+    options: RedriveOptions {
+        reason: None,
+        same_key: false,
+    },
     dry_run: false,
 };
 
@@ -50,6 +54,7 @@ async fn a_dry_run_counts_and_changes_nothing(harness: &mut Harness) {
     fail(harness, &[1, 2, 3]).await;
     let before: Vec<_> = all_orders(harness).await;
     let dry_run = RedriveQuery {
+        options: RedriveOptions::default(),
         dry_run: true,
         ..FAILED
     };
@@ -68,7 +73,7 @@ async fn only_orders_of_the_user_are_redriven(harness: &mut Harness) {
         user_id: Some(1),
         ..FAILED
     };
-    assert_eq!(redrive(harness, query).await, redriven(2));
+    assert_eq!(redrive(harness, query.clone()).await, redriven(2));
     assert_eq!(harness.order(ids[1]).await.status, OrderStatus::Failed);
 }
 
@@ -80,7 +85,7 @@ async fn only_orders_created_before_the_bound_are_redriven(harness: &mut Harness
         created_before: Some(harness.order(late).await.created_at),
         ..FAILED
     };
-    assert_eq!(redrive(harness, query).await, redriven(1));
+    assert_eq!(redrive(harness, query.clone()).await, redriven(1));
     assert_eq!(harness.order(early).await.status, OrderStatus::Pending);
     assert_eq!(harness.order(late).await.status, OrderStatus::Failed);
 }
@@ -94,7 +99,7 @@ async fn filters_combine(harness: &mut Harness) {
         created_before: Some(harness.order(late[0]).await.created_at),
         ..FAILED
     };
-    assert_eq!(redrive(harness, query).await, redriven(1));
+    assert_eq!(redrive(harness, query.clone()).await, redriven(1));
     assert_eq!(harness.order(early[1]).await.status, OrderStatus::Pending);
     assert_eq!(harness.counters().await.failed, 3);
 }
@@ -113,6 +118,7 @@ async fn one_call_redrives_the_oldest_orders_up_to_its_limit(harness: &mut Harne
         ..FAILED
     };
     let dry_run = RedriveQuery {
+        options: RedriveOptions::default(),
         dry_run: true,
         ..query
     };
@@ -126,10 +132,10 @@ async fn one_call_redrives_the_oldest_orders_up_to_its_limit(harness: &mut Harne
         more: true,
         ..redriven(SWEEP_ORDERS_MAX)
     };
-    assert_eq!(redrive(harness, query).await, first);
+    assert_eq!(redrive(harness, query.clone()).await, first);
     let newest = ids[SWEEP_ORDERS_MAX];
     assert_eq!(harness.order(newest).await.status, OrderStatus::Cancelled);
-    assert_eq!(redrive(harness, query).await, redriven(1));
+    assert_eq!(redrive(harness, query.clone()).await, redriven(1));
     assert_eq!(harness.counters().await.pending, ids.len() as u64);
 }
 

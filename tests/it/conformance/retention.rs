@@ -6,7 +6,9 @@ use orderly::event::Event;
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
 use orderly::store::snapshot::OrderRecord;
-use orderly::store::{Acted, Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, OrderQuery, Prune, Pruned};
+use orderly::store::{
+    Acted, Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, OrderQuery, Prune, Pruned, RedriveOptions,
+};
 
 use crate::support::Harness;
 use crate::support::make::{failed, key, new_order, order_with_reference};
@@ -119,8 +121,15 @@ async fn removed_orders_are_in_no_listing(harness: &mut Harness) {
         assert!(ids.iter().rev().eq(left), "{status:?} {reference:?}: {ids:?}");
     }
     for id in gone {
-        assert_eq!(harness.store().cancel(id).await.unwrap(), Acted::Unknown);
-        assert_eq!(harness.store().redrive(id).await.unwrap(), Acted::Unknown);
+        assert_eq!(harness.store().cancel(id, None).await.unwrap(), Acted::Unknown);
+        assert_eq!(
+            harness
+                .store()
+                .redrive(id, RedriveOptions::default())
+                .await
+                .unwrap(),
+            Acted::Unknown
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use orderly::lease::{Lease, Outcome};
 use orderly::order::{NewOrder, OnFailure, OrderId, OrderStatus, Ordering};
-use orderly::store::{Acted, RedriveQuery, Settled};
+use orderly::store::{Acted, RedriveOptions, RedriveQuery, Settled};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -178,6 +178,7 @@ async fn orders_redriven_together_keep_their_order(harness: &mut Harness) {
         status: OrderStatus::Failed,
         user_id: None,
         created_before: None,
+        options: RedriveOptions::default(),
         dry_run: false,
     };
     assert_eq!(harness.store().redrive_matching(all).await.unwrap().retried, 8);
@@ -296,12 +297,16 @@ async fn random_operations(harness: &mut Harness, on_failure: OnFailure) {
             }
             9 => {
                 if let Some(id) = ids.choose(&mut random) {
-                    harness.store().cancel(*id).await.unwrap();
+                    harness.store().cancel(*id, None).await.unwrap();
                 }
             }
             10 => {
                 if let Some(id) = ids.choose(&mut random)
-                    && let Acted::Done(order) = harness.store().redrive(*id).await.unwrap()
+                    && let Acted::Done(order) = harness
+                        .store()
+                        .redrive(*id, RedriveOptions::default())
+                        .await
+                        .unwrap()
                 {
                     leases.retain(|lease| lease.order.order_id != order.order_id);
                 }
@@ -323,7 +328,7 @@ async fn claim_as_the_table_says(harness: &Harness, on_failure: OnFailure, order
     let mut busy = Vec::new();
     for record in harness.records().await {
         let order = &record.order;
-        let user_id = order.request.user_id;
+        let user_id = order.request.user_id.key();
         let is_open = !order.status.is_final()
             || (on_failure == OnFailure::Block && order.status == OrderStatus::Failed);
         if is_open && *first_open.entry(user_id).or_insert(order.order_id) == order.order_id {

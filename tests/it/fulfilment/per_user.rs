@@ -9,14 +9,14 @@ use futures_util::future::{join_all, pending};
 use orderly::config::Config;
 use orderly::event::EventKind;
 use orderly::metrics::Metrics;
-use orderly::order::{OnFailure, Order, OrderId, OrderStatus, Ordering};
+use orderly::order::{OnFailure, Order, OrderId, OrderStatus, Ordering, UserId};
 use orderly::processor::{Attempt, Processed, ProcessingError, Processor};
 use orderly::retry::RetryPolicy;
 use orderly::serve::Server;
 use orderly::store::clock::system_clock;
 use orderly::store::open::{OpenOptions, open};
 use orderly::store::snapshot::OrderRecord;
-use orderly::store::{RedriveQuery, Store};
+use orderly::store::{RedriveOptions, RedriveQuery, Store};
 use tempfile::TempDir;
 
 use crate::support::config::config;
@@ -163,7 +163,7 @@ impl Fixture {
 fn out_of_turn(records: &[OrderRecord], on_failure: OnFailure) -> Vec<String> {
     let users: HashMap<OrderId, i64> = records
         .iter()
-        .map(|record| (record.order.order_id, record.order.request.user_id))
+        .map(|record| (record.order.order_id, record.order.request.user_id.key()))
         .collect();
     let mut events: Vec<_> = records.iter().flat_map(|record| &record.events).collect();
     events.sort_unstable_by_key(|stored| stored.position);
@@ -266,6 +266,7 @@ async fn redriven_orders_keep_their_turns(nodes: usize, shared: bool, on_failure
         status: OrderStatus::Failed,
         user_id: None,
         created_before: None,
+        options: RedriveOptions::default(),
         dry_run: false,
     };
     let redriven = fixture.store.redrive_matching(all_failed).await.unwrap();
@@ -306,8 +307,8 @@ async fn the_check_detects_starts_out_of_turn() {
     let mut records = fixture.close().await;
     // As if each order had been accepted before all others of its user.
     for record in &mut records {
-        let user_id = record.order.request.user_id;
-        record.order.request.user_id = user_id % 2;
+        let user_id = record.order.request.user_id.key();
+        record.order.request.user_id = UserId::Number(user_id % 2 + 1);
     }
     assert_ne!(out_of_turn(&records, OnFailure::Skip), Vec::<String>::new());
 }

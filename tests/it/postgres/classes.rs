@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use orderly::lease::Outcome;
 use orderly::order::OrderId;
-use orderly::store::{OrderQuery, Store, StoreError, StoreHealth};
+use orderly::store::{OrderQuery, RedriveOptions, Store, StoreError, StoreHealth};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -200,8 +200,8 @@ async fn calls_on_a_locked_table_are_refused_with_nothing_stored() {
     let refused = tokio::join!(
         async { accept_keyed(&**store, "meanwhile").await.err() },
         async { store.settle(lease.key(), Outcome::COMPLETED).await.err() },
-        async { store.cancel(OrderId(2)).await.err() },
-        async { store.redrive(OrderId(2)).await.err() },
+        async { store.cancel(OrderId(2), None).await.err() },
+        async { store.redrive(OrderId(2), RedriveOptions::default()).await.err() },
         async { store.order_view(OrderId(2)).await.err() },
         async { store.renew(heartbeat(NODE_A, &[lease.key()])).await.err() },
     );

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use orderly::lease::{Lease, Outcome};
 use orderly::order::OrderStatus;
-use orderly::store::{Acted, ExternalHold, Prune, RedriveQuery, Settled, StoreError};
+use orderly::store::{Acted, ExternalHold, Prune, RedriveOptions, RedriveQuery, Settled, StoreError};
 
 use super::locked_claims::{Locker, accept, accept_later, claim};
 use super::setup::{Setup, node, number, through};
@@ -72,9 +72,9 @@ async fn refused_while_locked(table: &str, meets: [bool; 5]) {
         run_max: LEASE,
     };
     let answers: (_, _, _, _, _) = tokio::join!(
-        async { store.cancel(ids[4]).await.map(drop) },
-        async { store.cancel(ids[1]).await.map(drop) },
-        async { store.redrive(ids[0]).await.map(drop) },
+        async { store.cancel(ids[4], None).await.map(drop) },
+        async { store.cancel(ids[1], None).await.map(drop) },
+        async { store.redrive(ids[0], RedriveOptions::default()).await.map(drop) },
         async { store.settle(leases[2].key(), Outcome::COMPLETED).await.map(drop) },
         async { store.hold_external(leases[3].key(), hold).await.map(drop) },
     );
@@ -93,7 +93,10 @@ async fn refused_while_locked(table: &str, meets: [bool; 5]) {
     assert_eq!(setup.number(stored).await, i64::try_from(expected).unwrap());
     let outside = "select count(*) from orderly.leases where outside";
     assert_eq!(setup.number(outside).await, i64::from(!meets[4]));
-    assert!(matches!(store.cancel(ids[3]).await.unwrap(), Acted::Done(_)));
+    assert!(matches!(
+        store.cancel(ids[3], None).await.unwrap(),
+        Acted::Done(_)
+    ));
     setup.end().await;
 }
 
@@ -108,13 +111,14 @@ async fn redriving_many_orders_leaves_out_a_locked_one() {
         status: OrderStatus::Failed,
         user_id: None,
         created_before: None,
+        options: RedriveOptions::default(),
         dry_run: false,
     };
     let locker = Locker::of_orders(&setup, &ids[1..2]).await;
-    let redriven = setup.store.redrive_matching(query).await.unwrap();
+    let redriven = setup.store.redrive_matching(query.clone()).await.unwrap();
     assert_eq!((redriven.matched, redriven.retried), (3, 2));
     locker.release().await;
-    let redriven = setup.store.redrive_matching(query).await.unwrap();
+    let redriven = setup.store.redrive_matching(query.clone()).await.unwrap();
     assert_eq!((redriven.matched, redriven.retried), (1, 1));
     setup.end().await;
 }

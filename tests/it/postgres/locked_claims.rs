@@ -193,7 +193,7 @@ async fn a_locked_order_delays_only_its_own_user() {
     assert_eq!(claim(&**store, 10).await, []);
     let leases = "select count(*) from orderly.leases";
     assert_eq!(setup.number(leases).await, 3);
-    store.cancel(second).await.unwrap();
+    store.cancel(second, None).await.unwrap();
     assert_eq!(claim(&**store, 10).await, [third]);
     setup.end().await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use orderly::lease::{Lease, Outcome};
 use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{Acted, ExternalHold, ExternalLease, Settled};
+use orderly::store::{Acted, ExternalHold, ExternalLease, RedriveOptions, Settled};
 
 use super::locked_claims::{Locker, accept, claim};
 use super::setup::Setup;
@@ -162,7 +162,7 @@ async fn a_cancel_waits_only_for_rows_of_its_own_order() {
         Place::Leased,
     ];
     staged!(places, async |test: &LockTest, table: &str| {
-        let cancel = async |id: &OrderId| test.setup.store.cancel(*id).await.unwrap();
+        let cancel = async |id: &OrderId| test.setup.store.cancel(*id, None).await.unwrap();
         let done = "select count(*) from orderly.cancelled";
         for acted in test.around_lock(table, test.ids.iter().map(cancel), done).await {
             assert!(matches!(acted, Acted::Done(_)), "{table}: {acted:?}");
@@ -176,7 +176,13 @@ async fn a_redrive_waits_only_for_rows_of_its_own_order() {
     staged!(
         [Place::BacksOff, Place::BlockedAndBacksOff],
         async |test: &LockTest, table: &str| {
-            let redrive = async |id: &OrderId| test.setup.store.redrive(*id).await.unwrap();
+            let redrive = async |id: &OrderId| {
+                test.setup
+                    .store
+                    .redrive(*id, RedriveOptions::default())
+                    .await
+                    .unwrap()
+            };
             let done = "select count(*) from orderly.batches where kind = 8";
             for acted in test.around_lock(table, test.ids.iter().map(redrive), done).await {
                 assert!(matches!(acted, Acted::Done(_)), "{table}: {acted:?}");
@@ -277,7 +283,7 @@ async fn a_locked_turn_passes_once_it_is_unlocked() {
     let store = &test.setup.store;
     let earlier: Vec<OrderId> = test.leases.iter().map(|lease| lease.order.order_id).collect();
     for lease in &test.leases {
-        store.cancel(lease.order.order_id).await.unwrap();
+        store.cancel(lease.order.order_id, None).await.unwrap();
     }
     // Gives the turn to the later orders.
     assert_eq!(claim(&**store, 0).await, []);
@@ -285,7 +291,7 @@ async fn a_locked_turn_passes_once_it_is_unlocked() {
     assert_eq!(test.setup.number(waits).await, 3);
     let locker = test.lock("first_line").await;
     for id in &earlier {
-        store.redrive(*id).await.unwrap();
+        store.redrive(*id, RedriveOptions::default()).await.unwrap();
     }
     let free = accept(&**store, 1).await;
     assert_eq!(claim(&**store, 10).await, [free[0], earlier[0], earlier[2]]);

@@ -207,7 +207,7 @@ async fn a_late_result_stays_late_after_a_lost_answer() {
     let store = &*setup.store;
     accept_keyed(store, "cancelled").await.unwrap();
     let lease = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
-    store.cancel(lease.order.order_id).await.unwrap();
+    store.cancel(lease.order.order_id, None).await.unwrap();
     accept_keyed(store, "of another").await.unwrap();
     let released = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
     store.settle(released.key(), Outcome::Released).await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use orderly::lease::{Lease, Outcome};
 use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{ClaimRequest, RedriveQuery, Store};
+use orderly::store::{ClaimRequest, RedriveOptions, RedriveQuery, Store};
 use tokio::time::timeout;
 
 use super::setup::{NOTIFIED_WITHIN, Setup, has_pgbouncer, store_at, through};
@@ -84,9 +84,9 @@ async fn every_change_notifies_another_node_and_only_work_wakes_its_worker() {
     store.settle(lease.key(), failed()).await.unwrap();
     assert_notified("it failed", Events).await;
     let id = lease.order.order_id;
-    store.redrive(id).await.unwrap();
+    store.redrive(id, RedriveOptions::default()).await.unwrap();
     assert_notified("it was redriven", EventsAndWork).await;
-    store.cancel(id).await.unwrap();
+    store.cancel(id, None).await.unwrap();
     assert_notified("it was cancelled", Events).await;
     store.redrive_matching(cancelled()).await.unwrap();
     assert_notified("all that were cancelled were redriven", EventsAndWork).await;
@@ -123,6 +123,7 @@ fn cancelled() -> RedriveQuery {
         status: OrderStatus::Cancelled,
         user_id: None,
         created_before: None,
+        options: RedriveOptions::default(),
         dry_run: false,
     }
 }
@@ -259,7 +260,7 @@ async fn a_node_that_leaves_work_behind_wakes_a_sleeping_node() {
             break id;
         }
         // A late message of the node that left made it look present again.
-        store.cancel(id).await.unwrap();
+        store.cancel(id, None).await.unwrap();
     };
 
     let lease = sleeping

@@ -165,7 +165,7 @@ async fn a_claim_reads_only_orders_that_have_their_turn() {
         setup.store.claim(claim_by(NODE_A, PAGE_ORDERS)).await.unwrap();
         // A new order and an ended one, for both of which the next claim checks the turn.
         setup.store.accept([new_order()].into(), None).await.unwrap();
-        setup.store.cancel(OrderId(-20_000)).await.unwrap();
+        setup.store.cancel(OrderId(-20_000), None).await.unwrap();
         let what = format!("{statistics:?}, ordering {ordering}");
         let claim = of_message(&setup, &session, CLAIM).await;
         let choice = claim.statement(CHOOSE);

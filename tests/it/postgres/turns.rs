@@ -2,8 +2,8 @@
 
 use orderly::lease::Outcome;
 use orderly::order::{OnFailure, OrderId, Ordering};
-use orderly::store::StoreError;
 use orderly::store::open::{OpenOptions, open};
+use orderly::store::{RedriveOptions, StoreError};
 
 use super::setup::{Setup, database_at, store_at};
 use crate::support::make::{NODE_A, NODE_B, claim_by, failed, heartbeat, order_of};
@@ -78,14 +78,14 @@ async fn no_turn_is_lost_among_concurrent_claims_redrives_and_cancels() {
         async {
             for _ in 0..ROUNDS / 6 {
                 for id in ids() {
-                    others.redrive(id).await.unwrap();
+                    others.redrive(id, RedriveOptions::default()).await.unwrap();
                 }
             }
         },
         async {
             for _ in 0..ROUNDS / 20 {
                 for id in ids() {
-                    store.cancel(id).await.unwrap();
+                    store.cancel(id, None).await.unwrap();
                 }
             }
         },

@@ -33,6 +33,7 @@ pub fn config() -> Config {
         },
         rate_limit: None,
         ordering: Ordering::None,
+        currency: None,
         shutdown_grace: Duration::from_secs(10),
         pending_max: None,
         retention: None,

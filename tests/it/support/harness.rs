@@ -13,7 +13,7 @@ use orderly::metrics::Metrics;
 use orderly::order::{NewOrder, Order, OrderId, OrderStatus, Ordering};
 use orderly::store::open::{OpenOptions, open};
 use orderly::store::snapshot::OrderRecord;
-use orderly::store::{Acted, Counters, FeedPosition, GivenBack, Settled, Store};
+use orderly::store::{Acted, Counters, FeedPosition, GivenBack, RedriveOptions, Settled, Store};
 use orderly::time::Timestamp;
 use orderly::verify;
 use tempfile::TempDir;
@@ -286,11 +286,11 @@ impl Harness {
     }
 
     pub async fn cancel(&self, id: OrderId) -> Order {
-        done(self.store.cancel(id).await.unwrap())
+        done(self.store.cancel(id, None).await.unwrap())
     }
 
     pub async fn redrive(&self, id: OrderId) -> Order {
-        done(self.store.redrive(id).await.unwrap())
+        done(self.store.redrive(id, RedriveOptions::default()).await.unwrap())
     }
 
     /// Cancels many orders concurrently, so that a store may group the calls.

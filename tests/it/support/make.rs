@@ -5,7 +5,7 @@ use std::time::Duration;
 use orderly::epoch::FENCE_BITS;
 use orderly::lease::{LeaseKey, NodeId, Outcome};
 use orderly::money::Money;
-use orderly::order::{ItemIds, NewOrder, Reference};
+use orderly::order::{Items, NewOrder, Reference, UserId};
 use orderly::store::{Breaker, ClaimRequest, GiveBack, Heartbeat, IdempotencyKey, NodeReport};
 
 pub const NODE_A: NodeId = NodeId(0xA);
@@ -20,9 +20,10 @@ pub const FIRST_FENCE: u64 = (1 << FENCE_BITS) + 1;
 
 pub fn new_order() -> NewOrder {
     NewOrder {
-        user_id: 104,
-        item_ids: ItemIds::new(&[101, 102, 103]).expect("three ids in range"),
-        total_amount: Money::parse("250.75").expect("an amount"),
+        user_id: UserId::Number(104),
+        items: Items::of_ids(&[101, 102, 103]).expect("three ids in range"),
+        total_amount: Money::parse("250.75", 2).expect("an amount"),
+        currency: None,
         reference: None,
         metadata: None,
     }
@@ -30,7 +31,7 @@ pub fn new_order() -> NewOrder {
 
 pub fn order_of(user_id: i64) -> NewOrder {
     NewOrder {
-        user_id,
+        user_id: UserId::Number(user_id),
         ..new_order()
     }
 }

@@ -24,7 +24,7 @@ const ARROWS: [(&str, bool, &[&str]); 29] = [
     ("retry", true, &[]),
     ("time", true, &[]),
     ("portable_json", true, &[]),
-    ("config", false, &["order", "retry"]),
+    ("config", false, &["money", "order", "retry"]),
     ("log_lines", false, &[]),
     ("metrics", false, &[]),
     ("telemetry", false, &["config", "metrics"]),

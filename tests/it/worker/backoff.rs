@@ -7,7 +7,7 @@ use std::time::Duration;
 use orderly::epoch::TokenSecret;
 use orderly::lease::ProcessorKind;
 use orderly::metrics::Metrics;
-use orderly::order::{ItemIds, NewOrder, OrderId};
+use orderly::order::{Items, NewOrder, OrderId};
 use orderly::processor::simulated::Simulated;
 use orderly::processor::{Attempt, Processed, Processor};
 use orderly::pull::{Failure, Outside, OutsideSettings};
@@ -119,7 +119,7 @@ async fn simulated_processing_takes_two_five_or_ten_seconds() {
     let mut orders = Vec::new();
     for (items, seconds) in [(1, 2), (2, 2), (3, 5), (10, 5), (11, 10), (1_000, 10)] {
         let order = NewOrder {
-            item_ids: ItemIds::new(&vec![7; items]).unwrap(),
+            items: Items::of_ids(&vec![7; items]).unwrap(),
             ..new_order()
         };
         let id = harness.accept(vec![order]).await[0];

@@ -3,15 +3,20 @@
 use super::super::description::read;
 use super::*;
 use crate::http::problem::ProblemType;
+use crate::order::{ITEMS_MAX, METADATA_BYTES_MAX};
 
 const GOOD: &str = r#"{"user_id":104,"item_ids":[101,102,103],"total_amount":250.75}"#;
 
 fn read_order(body: &str) -> Result<NewOrder, Problem> {
-    read(body)
+    super::read_order(body, &OrderDefaults::default())
 }
 
 fn read_batch(body: &str) -> Result<Vec<NewOrder>, Problem> {
-    read(body).map(|NewOrders { orders }| orders)
+    super::read_batch(body, &OrderDefaults::default())
+}
+
+fn read_batch_lines(body: &str) -> Result<Vec<NewOrder>, Problem> {
+    super::read_batch_lines(body, &OrderDefaults::default())
 }
 
 fn errors_of<T>(read: Result<T, Problem>) -> Vec<(String, String)> {
@@ -37,7 +42,7 @@ fn with(field: &str) -> String {
 fn a_valid_order_is_parsed() {
     let order = read_order(GOOD).unwrap();
     assert_eq!(order.user_id, 104);
-    assert_eq!(order.item_ids.as_str(), "101,102,103");
+    assert_eq!(order.items.codes(), "101,102,103");
     assert_eq!(order.total_amount.minor_units(), 25_075);
     assert_eq!((order.reference, order.metadata), (None, None));
 }
@@ -51,7 +56,7 @@ fn items_are_accepted_in_three_forms() {
         (r#"" 7 , 8,9007199254740991 ""#, "7,8,9007199254740991"),
     ] {
         let body = format!(r#"{{"user_id":1,"item_ids":{items},"total_amount":"0.1"}}"#);
-        assert_eq!(read_order(&body).unwrap().item_ids.as_str(), text, "{items}");
+        assert_eq!(read_order(&body).unwrap().items.codes(), text, "{items}");
     }
     let many = vec!["1"; ITEMS_MAX + 1].join(",");
     for (items, pointer) in [
@@ -67,6 +72,110 @@ fn items_are_accepted_in_three_forms() {
     ] {
         let body = format!(r#"{{"user_id":1,"item_ids":{items},"total_amount":1}}"#);
         assert_eq!(pointers_of(read_order(&body)), [pointer], "{items}");
+    }
+}
+
+#[test]
+fn items_may_be_codes() {
+    let of = |items: &str| format!(r#"{{"user_id":1,"item_ids":{items},"total_amount":1}}"#);
+    for (items, codes) in [
+        (r#"["SKU-1", 7, "a.b_c:d/e"]"#, "SKU-1,7,a.b_c:d/e"),
+        (r#""SKU-1, 7,978-3-16-148410-0""#, "SKU-1,7,978-3-16-148410-0"),
+    ] {
+        assert_eq!(read_order(&of(items)).unwrap().items.codes(), codes);
+    }
+    for (items, pointer) in [
+        (r#"["7"]"#, "#/item_ids/0"),
+        (r#"["a b"]"#, "#/item_ids/0"),
+        (r#"[7, ""]"#, "#/item_ids/1"),
+        (r#""a,0""#, "#/item_ids/1"),
+        (r#""a,b;c""#, "#/item_ids/1"),
+    ] {
+        assert_eq!(pointers_of(read_order(&of(items))), [pointer], "{items}");
+    }
+}
+
+#[test]
+fn lines_are_read_and_their_faults_named() {
+    let of =
+        |items: &str| format!(r#"{{"user_id":"cus_1","items":{items},"total_amount":1,"currency":"JPY"}}"#);
+    let order = read_order(&of(
+        r#"[{"sku":"012345678905","quantity":2,"unit_price":"500","name":"Mug"},{"sku":"OFF","quantity":1,"unit_price":-200}]"#,
+    ))
+    .unwrap();
+    assert_eq!(
+        (order.items.codes(), order.items.count()),
+        ("012345678905,OFF", 3)
+    );
+    assert_eq!(order.currency.unwrap().code(), "JPY");
+    assert_eq!(order.user_id.name(), Some("cus_1"));
+    for (items, pointers) in [
+        ("[]", &["#/items"][..]),
+        ("7", &["#/items"]),
+        ("[7]", &["#/items/0"]),
+        (r#"[{"sku":"a"}]"#, &["#/items/0/quantity"]),
+        (
+            r#"[{"sku":"a","quantity":0},{"quantity":1,"x":1}]"#,
+            &["#/items/0/quantity", "#/items/1/x", "#/items/1/sku"],
+        ),
+        (
+            r#"[{"sku":"a","quantity":1,"unit_price":1.5,"name":""}]"#,
+            &["#/items/0/unit_price", "#/items/0/name"],
+        ),
+    ] {
+        assert_eq!(pointers_of(read_order(&of(items))), pointers, "{items}");
+    }
+    let both = r#"{"user_id":1,"item_ids":1,"items":[{"sku":"a","quantity":1}],"total_amount":1}"#;
+    assert_eq!(pointers_of(read_order(both)), ["#/items"]);
+}
+
+#[test]
+fn amounts_have_the_decimals_of_the_currency() {
+    for (amount, currency, shown) in [
+        ("250.75", "EUR", Some("250.75")),
+        ("1000", "JPY", Some("1000")),
+        ("1.5", "KWD", Some("1.500")),
+        ("250.75", "JPY", None),
+        ("1.0001", "KWD", None),
+    ] {
+        let body = format!(r#"{{"user_id":1,"item_ids":1,"total_amount":{amount},"currency":"{currency}"}}"#);
+        let read = read_order(&body).map(|order| order.total_amount.to_string());
+        assert_eq!(read.as_deref().ok(), shown, "{body}");
+    }
+    let defaults = OrderDefaults {
+        currency: Some(crate::money::Currency::parse("JPY").unwrap()),
+    };
+    let errors = errors_of(super::read_order(GOOD, &defaults));
+    assert_eq!(
+        errors,
+        [(
+            "#/total_amount".to_owned(),
+            "must have no decimals (JPY)".to_owned()
+        )]
+    );
+    let own = super::read_order(&with(r#""currency":"EUR""#), &defaults).unwrap();
+    assert_eq!(own.currency.unwrap().code(), "EUR");
+    for bad in ["\"eur\"", "\"XXX\"", "7"] {
+        assert_eq!(
+            pointers_of(read_order(&with(&format!(r#""currency":{bad}"#)))),
+            ["#/currency"]
+        );
+    }
+}
+
+#[test]
+fn a_user_may_be_text_that_is_no_integer() {
+    let of = |user: &str| read_order(&GOOD.replace("104", user));
+    assert_eq!(
+        of(r#""cus_123""#).unwrap().user_id,
+        UserId::parse("cus_123").unwrap()
+    );
+    assert_eq!(
+        errors_of(of(r#""104""#))[0].1,
+        "is an integer: send it as a number"
+    );
+    for bad in [r#""""#, r#""a\u202eb""#, r#""\ud800""#] {
+        assert_eq!(pointers_of(of(bad)), ["#/user_id"], "{bad}");
     }
 }
 
@@ -190,7 +299,7 @@ fn a_mass_retry_is_parsed_with_its_filters() {
     .unwrap();
     assert_eq!(
         (query.status, query.user_id, query.dry_run),
-        (OrderStatus::Failed, Some(7), Some(true))
+        (OrderStatus::Failed, Some(UserId::Number(7)), Some(true))
     );
     assert_eq!(query.created_before.unwrap().micros(), 1_000_000);
     assert_eq!(

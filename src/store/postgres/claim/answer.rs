@@ -8,6 +8,7 @@ use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::super::failure::PgFailure;
 use super::super::lower_bound::ClaimObservation;
+use super::super::rows::StoredRequest;
 use super::super::{rows, turns};
 use crate::epoch::EpochIdentity;
 use crate::lease::{Lease, NodeId, ProcessorKind};
@@ -30,15 +31,15 @@ pub(super) struct Granted {
     started_micros: i64,
 }
 
-/// The texts of an order: items, reference, metadata, last error.
-type Texts = [Option<String>; 4];
+/// The texts of an order: codes, reference, metadata, last error, user's name, currency, lines.
+type Texts = [Option<String>; 7];
 
 impl Granted {
     fn lease(
         &self,
         node: NodeId,
         epochs: &Epochs,
-        [items, reference, metadata, last_error]: Texts,
+        [codes, reference, metadata, last_error, user_name, currency, lines]: Texts,
     ) -> Result<Lease, PgFailure> {
         let order = Order {
             order_id: OrderId(self.order_id),
@@ -50,13 +51,13 @@ impl Granted {
             processing_at: Some(Timestamp::from_micros(self.started_micros)),
             finished_at: None,
             next_attempt_at: None,
-            request: rows::request(
-                self.user_id,
-                self.minor_units,
-                items.as_deref().unwrap_or_default(),
-                reference.as_deref(),
+            request: rows::request(StoredRequest {
+                user: (self.user_id, user_name.as_deref()),
+                amount: (self.minor_units, currency.as_deref()),
+                items: (codes.as_deref().unwrap_or_default(), lines.as_deref()),
+                reference: reference.as_deref(),
                 metadata,
-            )?,
+            })?,
             last_error,
             result: None,
         };

@@ -78,11 +78,11 @@ mod tests {
             .flat_map(|first| [-2, -1, 0, 1, 7, 8].map(|place| first + place));
         let ids: Vec<i64> = ids.filter(|id| *id > 0).collect();
         for id in &ids {
-            insert(&connection, *id, id % 3, if id % 5 == 0 { 0 } else { 2 });
+            insert(&connection, *id, id % 3 + 1, if id % 5 == 0 { 0 } else { 2 });
         }
         // A range that begins and ends inside spans.
         let inner = (OrderId(7), OrderId(40 * SPAN + 7));
-        for user_id in 0..3 {
+        for user_id in 1..=3 {
             for status in [None, Some(OrderStatus::Completed), Some(OrderStatus::Pending)] {
                 for limit in [1, 2, 50] {
                     let query = OrderQuery {
@@ -91,7 +91,7 @@ mod tests {
                         limit,
                         ..OrderQuery::default()
                     };
-                    let expected = ids.iter().rev().copied().filter(|id| id % 3 == user_id);
+                    let expected = ids.iter().rev().copied().filter(|id| id % 3 + 1 == user_id);
                     let expected: Vec<i64> = match status {
                         None => expected.collect(),
                         Some(status) => expected
@@ -118,11 +118,11 @@ mod tests {
         let (_folder, mut connection) = migrated();
         let transaction = connection.transaction().unwrap();
         for span in (0_i64..).take(PAGE_ROWS_EXAMINED_MAX + 1) {
-            insert(&transaction, span * SPAN + 1, i64::from(span == 0), 2);
+            insert(&transaction, span * SPAN + 1, 1 + i64::from(span == 0), 2);
         }
         transaction.commit().unwrap();
         let query = OrderQuery {
-            user_id: Some(1),
+            user_id: Some(2),
             limit: 50,
             ..OrderQuery::default()
         };

@@ -87,7 +87,7 @@ impl BareStore {
 
     fn cancel(&self, order_id: i64) {
         self.at(2, |group| {
-            assert!(cancel::cancel(group, OrderId(order_id)).is_ok());
+            assert!(cancel::cancel(group, OrderId(order_id), None).is_ok());
         });
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{RedriveQuery, SWEEP_ORDERS_MAX, StoreError};
+use orderly::store::{RedriveOptions, RedriveQuery, SWEEP_ORDERS_MAX, StoreError};
 
 use crate::support::Harness;
 use crate::support::make::{LONGER_THAN_A_LEASE, failed};
@@ -38,8 +38,8 @@ async fn a_cancel_or_redrive_on_which_a_trigger_fails_is_refused(harness: &mut H
     let (waiting, ended) = (harness.attempt_once(failed()).await, harness.accept_one().await);
     harness.fail_updates("new.status in (0, 4)").await;
     for refused in [
-        harness.store().redrive(waiting).await,
-        harness.store().cancel(ended).await,
+        harness.store().redrive(waiting, RedriveOptions::default()).await,
+        harness.store().cancel(ended, None).await,
     ] {
         assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
     }
@@ -78,15 +78,16 @@ async fn a_mass_redrive_skips_an_order_that_cannot_change(harness: &mut Harness)
         status: OrderStatus::Failed,
         user_id: None,
         created_before: None,
+        options: RedriveOptions::default(),
         dry_run: false,
     };
     for (matched, retried) in [(20, 19), (1, 0)] {
-        let redriven = harness.store().redrive_matching(query).await.unwrap();
+        let redriven = harness.store().redrive_matching(query.clone()).await.unwrap();
         assert_eq!((redriven.matched, redriven.retried), (matched, retried));
     }
     assert_eq!(harness.order(bad).await.status, OrderStatus::Failed);
     harness.allow_updates().await;
-    let redriven = harness.store().redrive_matching(query).await.unwrap();
+    let redriven = harness.store().redrive_matching(query.clone()).await.unwrap();
     assert_eq!(redriven.retried, 1);
 }
 

@@ -67,7 +67,7 @@ async fn an_order_settles_although_its_users_next_order_cannot_change(harness: &
 async fn an_order_is_cancelled_although_its_users_next_order_cannot_change(harness: &mut Harness) {
     for on_failure in ORDERINGS {
         let [first, second] = pair_with_bad_second(harness, on_failure).await;
-        let cancelled = harness.store().cancel(first).await.unwrap();
+        let cancelled = harness.store().cancel(first, None).await.unwrap();
         assert!(matches!(cancelled, Acted::Done(_)), "{cancelled:?}");
         assert_second_waits(harness, second).await;
     }

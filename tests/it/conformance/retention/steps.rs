@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{Acted, Counters, PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Pruned};
+use orderly::store::{Acted, Counters, PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Pruned, RedriveOptions};
 
 use super::{LATER, bounds, ended_orders, round, step};
 use crate::support::Harness;
@@ -83,11 +83,16 @@ async fn a_concurrent_redrive_happens_before_the_removal_or_is_refused(harness: 
     harness.cancel_all(&ids).await;
     harness.advance(LATER).await;
     harness.number_all_events().await;
-    let redrives = join_all(
-        ids.iter()
-            .rev()
-            .map(async |id| (*id, harness.store().redrive(*id).await.unwrap())),
-    );
+    let redrives = join_all(ids.iter().rev().map(async |id| {
+        (
+            *id,
+            harness
+                .store()
+                .redrive(*id, RedriveOptions::default())
+                .await
+                .unwrap(),
+        )
+    }));
     let rounds = async {
         let mut orders = 0;
         for _ in 0..5 {

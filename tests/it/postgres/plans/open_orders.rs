@@ -1,6 +1,7 @@
 //! Costs do not grow with the number of Pending and Processing orders, in a session whose plans are from an empty store.
 
 use orderly::order::OrderId;
+use orderly::store::RedriveOptions;
 
 use super::super::database_outage::last_lower_bound;
 use super::dataset::{ALL_STATISTICS, Dataset, FINISHED, Statistics, dataset};
@@ -48,8 +49,12 @@ async fn calls_on_an_order_cost_the_same_with_sixty_thousand_open_orders() {
         let settle = setup.database.named(settle).await;
         found("settle", fault(&session.plan(&settle).await, PAGES_MAX));
         setup.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
-        setup.store.cancel(OrderId(100_001)).await.unwrap();
-        setup.store.redrive(OrderId(120_001)).await.unwrap();
+        setup.store.cancel(OrderId(100_001), None).await.unwrap();
+        setup
+            .store
+            .redrive(OrderId(120_001), RedriveOptions::default())
+            .await
+            .unwrap();
         setup.store.order_view(OrderId(140_001)).await.unwrap();
         setup.store.history(OrderId(140_001), 0).await.unwrap();
         setup.store.queue().await.unwrap();
@@ -64,26 +69,26 @@ async fn calls_on_an_order_cost_the_same_with_sixty_thousand_open_orders() {
             (
                 "cancel in the first line",
                 "Cancels the order that",
-                "int8[], int2, int2[], bool",
-                "'{110000}', 3, '{0,0,3}', true",
+                "int8[], int2, int2[], bool, text",
+                "'{110000}', 3, '{0,0,3}', true, null",
             ),
             (
                 "cancel in the second line",
                 "Cancels the order that",
-                "int8[], int2, int2[], bool",
-                "'{130000}', 3, '{0,0,3}', true",
+                "int8[], int2, int2[], bool, text",
+                "'{130000}', 3, '{0,0,3}', true, null",
             ),
             (
                 "cancel of one that runs",
                 "Cancels the order that",
-                "int8[], int2, int2[], bool",
-                "'{150000}', 3, '{0,0,3}', true",
+                "int8[], int2, int2[], bool, text",
+                "'{150000}', 3, '{0,0,3}', true, null",
             ),
             (
                 "redrive",
                 "Redrives the orders",
-                "int8[], int2, int2[], bool",
-                "'{110000, 130000, 150000}', 3, '{0,3,4}', false",
+                "int8[], int2, int2[], bool, text, bool",
+                "'{110000, 130000, 150000}', 3, '{0,3,4}', false, null, false",
             ),
             ("orders", &view_orders, "int8[]", "'{110000, 130000, 150000}'"),
             (

@@ -2,7 +2,7 @@
 
 use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{HISTORY_EVENTS_MAX, RedriveQuery};
+use orderly::store::{HISTORY_EVENTS_MAX, RedriveOptions, RedriveQuery};
 
 use super::super::setup::Setup;
 use super::dataset::{
@@ -73,8 +73,11 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
     store.explain(OrderId(1)).await.unwrap();
     store.history(OrderId(1), 0).await.unwrap();
     store.events_after(None, PAGE_ORDERS).await.unwrap();
-    store.cancel(OrderId(1)).await.unwrap();
-    store.redrive(OrderId(1)).await.unwrap();
+    store.cancel(OrderId(1), None).await.unwrap();
+    store
+        .redrive(OrderId(1), RedriveOptions::default())
+        .await
+        .unwrap();
     for _ in 0..2 {
         let accepted = store.accept([new_order()].into(), Some(key("again", 1))).await;
         accepted.unwrap();
@@ -89,6 +92,7 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
                 status,
                 user_id,
                 created_before: None,
+                options: RedriveOptions::default(),
                 dry_run: true,
             };
             store.redrive_matching(ended).await.unwrap();
@@ -173,15 +177,15 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
     push(
         "order to be stored",
         functions[0],
-        "int8[], int8[], text[], text[], text[], int2",
-        "'{1}', '{1}', '{1}', '{null}', '{null}', 3",
+        "int8[], int8[], text[], text[], text[], text[], text[], text[], int2",
+        "'{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, 3",
         PAGES_MAX,
     );
     push(
         "order to be stored under a key",
         functions[1],
-        "int4[], int8[], int8[], text[], text[], text[], int4[], text[], text[], bytea[], int2",
-        "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', '{0}', '{orders}', '{a new one}', '{a}', 3",
+        "int4[], int8[], int8[], text[], text[], text[], text[], text[], text[], int4[], text[], text[], bytea[], int2",
+        "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, '{0}', '{orders}', '{a new one}', '{a}', 3",
         PAGES_MAX,
     );
     push("queue", "Reads the numbers", "int8, text", "0, ''", PAGES_MAX);
@@ -230,8 +234,8 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
         push(
             &what,
             "Cancels the order that",
-            "int8[], int2, int2[], bool",
-            &format!("'{{{id}}}', 3, '{{0,0,3}}', true"),
+            "int8[], int2, int2[], bool, text",
+            &format!("'{{{id}}}', 3, '{{0,0,3}}', true, null"),
             PAGES_MAX,
         );
     }
@@ -243,8 +247,8 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
         push(
             &format!("redrive of {ids:?}"),
             "Redrives the orders",
-            "int8[], int2, int2[], bool",
-            &format!("'{{{}, {}}}', 3, '{{0,3,4}}', false", ids[0], ids[1]),
+            "int8[], int2, int2[], bool, text, bool",
+            &format!("'{{{}, {}}}', 3, '{{0,3,4}}', false, null, false", ids[0], ids[1]),
             PAGES_MAX,
         );
     }
