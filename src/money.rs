@@ -4,6 +4,8 @@ use std::fmt;
 
 /// Decimals of an amount without a currency.
 pub const DECIMALS: u8 = 2;
+/// Most decimals of any currency.
+pub const DECIMALS_MAX: u8 = 4;
 /// Digits before the decimal point.
 const WHOLE_DIGITS_MAX: usize = 12;
 
@@ -18,7 +20,7 @@ pub struct Money {
 /// Reason why a text is not an amount; the message is fit for an API answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoneyError {
-    #[error("must be a decimal number such as 250.75, without exponent, sign or leading zeros")]
+    #[error("must be a decimal number such as 250.75, without exponent, plus sign or leading zeros")]
     Malformed,
     #[error("must not be negative")]
     Negative,
@@ -71,7 +73,7 @@ impl Money {
         Money::from_minor_units(minor_units, decimals).ok_or(MoneyError::TooLarge)
     }
 
-    /// The same for a price, which may be negative.
+    /// Parses the decimal text of a price, which may be negative.
     pub fn parse_signed(text: &str, decimals: u8) -> Result<Money, MoneyError> {
         let Some(magnitude) = text.strip_prefix('-') else {
             return Money::parse(text, decimals);
@@ -259,5 +261,22 @@ mod tests {
             let amount = Money::from_minor_units(number % (max(decimals) + 1), decimals).unwrap();
             prop_assert_eq!(Money::parse(&amount.to_string(), decimals), Ok(amount));
         }
+    }
+
+    /// Stored amounts are minor units, so no currency may ever change its decimals, and none with stored orders may disappear.
+    #[test]
+    fn the_table_of_currencies_is_the_one_that_stored_amounts_rely_on() {
+        let with = |decimals: u8| {
+            let all = Currency::all().into_iter();
+            let codes = all
+                .filter(|currency| currency.decimals() == decimals)
+                .map(Currency::code);
+            codes.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(with(0), "CURRENCIES0");
+        assert_eq!(with(3), "CURRENCIES3");
+        assert_eq!(with(4), "CURRENCIES4");
+        assert_eq!(with(2), "CURRENCIES2");
+        assert_eq!(with(1), "");
     }
 }

@@ -115,7 +115,7 @@ pub struct Order {
     pub version: u32,
     /// Attempts started and not given back; a redrive resets them to 0.
     pub attempts: u32,
-    /// Number of redrives. Order id and generation together identify one business effect downstream.
+    /// Number of redrives that did not keep the idempotency key. Order id and generation together identify one business effect downstream.
     pub generation: u32,
     pub created_at: Timestamp,
     /// Time of the latest start.

@@ -8,6 +8,11 @@ use serde::Serialize;
 
 use super::failure::Failure;
 
+/// Returns a user from an answer as a command takes it: a number, or a text without quotes.
+pub fn user_text(user: &serde_json::Value) -> String {
+    user.as_str().map_or_else(|| user.to_string(), str::to_owned)
+}
+
 /// Writes a result and a newline.
 pub fn result(text: &str) -> Result<(), Failure> {
     // After a broken pipe no more output is wanted.

@@ -14,7 +14,7 @@ use super::openapi::{InvalidFields, KeyInFlight};
 use super::orders::{awaited, preferred_wait};
 use super::problem::Problem;
 use super::wire::{self, NewOrders, OrderBody, OrdersBody};
-use crate::order::NewOrder;
+use crate::order::{NewOrder, OrderDefaults, OrderId};
 use crate::store::{Accepted, IdempotencyKey};
 
 /// Upper bound of the memory an order of a batch needs besides its text, including its part of the answer.
@@ -31,7 +31,7 @@ const REPLAYED: &str = "idempotent-replayed";
     request_body(content = NewOrder),
     responses(
         (status = 201, description = "Stored durably; the order as accepted, or with `Prefer: wait` as it is after the wait", body = OrderBody,
-            headers(("Location" = String), ("Idempotent-Replayed" = String), ("Preference-Applied" = String))),
+            headers(("Location" = String), ("Idempotent-Replayed" = String), ("Preference-Applied" = String), ("Orderly-Cursor" = String, description = "With `Prefer: wait`: cursor after which the feed has every change that this answer does not show"))),
         KeyInFlight,
         InvalidFields,
     )
@@ -42,28 +42,41 @@ pub async fn one(call: Call) -> Result<Response, Problem> {
     let body = body::read(call.body, NEW_ORDER_BODY_BYTES_MAX).await?;
     let defaults = &call.shared.order_defaults;
     let orders: Arc<[NewOrder]> = Arc::new([wire::read_order(body::text(&body)?, defaults)?]);
-    let key = key.map(|key| key.bind(call.caller, "orders", defaults, &body));
+    let key = key.map(|key| key.bind(call.caller, "orders", &body));
     let accepted = store(&call.shared, orders.clone(), key).await?;
-    let (Some(order), Some(id)) = (orders.first(), accepted.order_ids.first()) else {
+    let Some(id) = accepted.order_ids.first().copied() else {
         return Err(Problem::unexpected(WrongCount));
     };
-    let awaited = match preferred_wait(&call.head.headers) {
-        Some(seconds) => awaited(&call.shared, *id, seconds, StatusCode::CREATED)
-            .await
-            .ok(),
+    let read_again = match defaults_of(&call.shared, &orders, &accepted).await? {
         None => None,
+        Some(defaults) => Some(wire::read_order(body::text(&body)?, &defaults)?),
     };
-    // The order is stored, whatever keeps it from being read.
-    let answer = awaited.map_or_else(
-        || {
+    drop(body);
+    let awaited = match preferred_wait(&call.head.headers) {
+        Some(seconds) => awaited(&call.shared, id, seconds, StatusCode::CREATED)
+            .await
+            .map(Some),
+        None => Ok(None),
+    };
+    let answer = match awaited {
+        Ok(Some(answer)) => answer,
+        // The order is stored, whatever keeps it from being read.
+        not_read => {
+            if let Err(problem) = not_read {
+                tracing::warn!(
+                    order_id = id.0,
+                    cause = problem.cause(),
+                    "cannot read an accepted order for a client that waits"
+                );
+            }
+            let order = read_again.as_ref().unwrap_or(&orders[0]);
             body::order(
                 StatusCode::CREATED,
-                &OrderBody::accepted(order, *id, accepted.created_at),
-            )
-        },
-        Ok,
-    );
-    let mut response = marked(answer?, &accepted);
+                &OrderBody::accepted(order, id, accepted.created_at),
+            )?
+        }
+    };
+    let mut response = marked(answer, &accepted);
     let location = HeaderValue::try_from(format!("/orders/{id}")).map_err(Problem::unexpected)?;
     response.headers_mut().insert(LOCATION, location);
     Ok(response)
@@ -91,11 +104,11 @@ pub async fn batch(call: Call) -> Result<Response, Problem> {
     let body = body::read_in_share(call.body, BATCH_BODY_BYTES_MAX, &mut share).await?;
     let text = body::text(&body)?;
     let defaults = &call.shared.order_defaults;
-    let orders: Arc<[NewOrder]> = match media_type {
-        MediaType::Json => wire::read_batch(text, defaults)?,
-        MediaType::JsonLines => wire::read_batch_lines(text, defaults)?,
-    }
-    .into();
+    let read = |defaults: &OrderDefaults| match media_type {
+        MediaType::Json => wire::read_batch(text, defaults),
+        MediaType::JsonLines => wire::read_batch_lines(text, defaults),
+    };
+    let orders: Arc<[NewOrder]> = read(defaults)?.into();
 
     // The orders hold no more text than the body, and so does the answer; both have the codes of lines once more. Reserved while
     // the batch can still be refused.
@@ -105,10 +118,13 @@ pub async fn batch(call: Call) -> Result<Response, Problem> {
         .map(str::len)
         .sum();
     share.grow_to(2 * (body.len() + lines) + orders.len() * BATCH_ORDER_BYTES)?;
-    let key = key.map(|key| key.bind(call.caller, "orders/batch", defaults, &body));
-    drop(body);
-
+    let key = key.map(|key| key.bind(call.caller, "orders/batch", &body));
     let accepted = store(&call.shared, orders.clone(), key).await?;
+    let orders = match defaults_of(&call.shared, &orders, &accepted).await? {
+        None => orders,
+        Some(defaults) => read(&defaults)?.into(),
+    };
+    drop(body);
     let ids = &accepted.order_ids;
     let answer = OrdersBody {
         orders: orders
@@ -120,6 +136,31 @@ pub async fn batch(call: Call) -> Result<Response, Problem> {
     let text = answer.text().map_err(Problem::unexpected)?;
     let response = body::text_in_share(StatusCode::CREATED, text, share);
     Ok(marked(response, &accepted))
+}
+
+/// Returns the defaults by which the first request stored its orders, if this repeated one reads them by other ones: the settings
+/// may have changed. The key proves that both have the same bytes.
+async fn defaults_of(
+    shared: &Shared,
+    orders: &[NewOrder],
+    accepted: &Accepted,
+) -> Result<Option<OrderDefaults>, Problem> {
+    if !accepted.replayed {
+        return Ok(None);
+    }
+    // Only these may have their currency from the settings.
+    let by_default = |(order, _): &(&NewOrder, &OrderId)| order.currency == shared.order_defaults.currency;
+    for (order, id) in orders.iter().zip(&accepted.order_ids).filter(by_default) {
+        // Retention may have removed the order.
+        let Some(stored) = shared.store.order_view(*id).await? else {
+            continue;
+        };
+        let currency = stored.order.request.currency;
+        if currency != order.currency {
+            return Ok(Some(OrderDefaults { currency }));
+        }
+    }
+    Ok(None)
 }
 
 /// Stores the orders. A repeated key returns the first answer; a key in flight is refused.

@@ -20,7 +20,7 @@ use super::problem::{Problem, ProblemType};
 use crate::order_json::OrderBody;
 
 /// Actions and results of external workers.
-pub const ORDER_BODY_BYTES_MAX: usize = 64 * 1024;
+pub const ACTION_BODY_BYTES_MAX: usize = 64 * 1024;
 /// An order with a thousand lines with names, and the longest legal metadata.
 pub const NEW_ORDER_BODY_BYTES_MAX: usize = 256 * 1024;
 /// A thousand orders of the largest usual size.

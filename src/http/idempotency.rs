@@ -9,8 +9,6 @@ use sha2::{Digest, Sha256};
 
 use super::call::Caller;
 use super::problem::{Problem, ProblemType};
-use crate::money::Currency;
-use crate::order::OrderDefaults;
 use crate::store::IdempotencyKey;
 
 const HEADER: &str = "idempotency-key";
@@ -54,18 +52,11 @@ impl Key {
     }
 
     /// Binds the key to its caller, its route and the exact bytes of the body. `route` is part of the key's meaning and
-    /// must never change. The defaults belong to it too: under other ones the same bytes are another order.
-    pub fn bind(
-        self,
-        caller: Caller,
-        route: &'static str,
-        defaults: &OrderDefaults,
-        body: &[u8],
-    ) -> IdempotencyKey {
+    /// must never change.
+    pub fn bind(self, caller: Caller, route: &'static str, body: &[u8]) -> IdempotencyKey {
         let fingerprint = Sha256::new()
             .chain_update(route)
             .chain_update([0])
-            .chain_update(defaults.currency.map_or("", Currency::code))
             .chain_update(body)
             .finalize();
         IdempotencyKey {
@@ -171,30 +162,20 @@ mod tests {
 
     #[test]
     fn a_key_is_bound_to_route_and_body() {
-        let defaults = OrderDefaults::default();
-        let bind = |route, body: &[u8]| Key("k".into()).bind(Caller::ONLY, route, &defaults, body);
+        let bind = |route, body: &[u8]| Key("k".into()).bind(Caller::ONLY, route, body);
         assert_eq!(bind("orders", b"{}"), bind("orders", b"{}"));
         assert_ne!(
             bind("orders", b"{}").fingerprint,
             bind("orders", b"{ }").fingerprint
         );
         assert_ne!(bind("orders", b"{}").scope, bind("orders/batch", b"{}").scope);
-        let yen = OrderDefaults {
-            currency: Some(Currency::parse("JPY").unwrap()),
-        };
-        assert_ne!(
-            bind("orders", b"{}").fingerprint,
-            Key("k".into())
-                .bind(Caller::ONLY, "orders", &yen, b"{}")
-                .fingerprint
-        );
     }
 
     #[test]
     fn a_key_is_in_flight_until_its_guard_is_dropped() {
         let registry = InFlight::default();
-        let key = Key("k".into()).bind(Caller::ONLY, "orders", &OrderDefaults::default(), b"{}");
-        let other = Key("k".into()).bind(Caller::ONLY, "orders/batch", &OrderDefaults::default(), b"{}");
+        let key = Key("k".into()).bind(Caller::ONLY, "orders", b"{}");
+        let other = Key("k".into()).bind(Caller::ONLY, "orders/batch", b"{}");
         let first = registry.enter(&key).unwrap();
         let refused = registry.enter(&key).err().unwrap();
         assert_eq!(refused.kind, ProblemType::IdempotencyInFlight);

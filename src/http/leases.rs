@@ -5,7 +5,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use bytes::Bytes;
 
-use super::body::{self, ORDER_BODY_BYTES_MAX};
+use super::body::{self, ACTION_BODY_BYTES_MAX};
 use super::call::Call;
 use super::openapi::{InvalidFields, LeaseLost, UnknownOrder};
 use super::orders::answer;
@@ -149,9 +149,9 @@ async fn read(call: Call, emptiness: Emptiness) -> Result<Bytes, Problem> {
     let Call { head, body, .. } = call;
     if emptiness == Emptiness::IsMalformed || head.headers.contains_key(CONTENT_TYPE) {
         body::require_json(&head.headers)?;
-        return body::read(body, ORDER_BODY_BYTES_MAX).await;
+        return body::read(body, ACTION_BODY_BYTES_MAX).await;
     }
-    let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
+    let body = body::read(body, ACTION_BODY_BYTES_MAX).await?;
     if !body.is_empty() {
         body::require_json(&head.headers)?;
     }

@@ -9,7 +9,7 @@ use axum::response::Response;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::body::{self, ORDER_BODY_BYTES_MAX};
+use super::body::{self, ACTION_BODY_BYTES_MAX};
 use super::call::{Call, unknown_order};
 use super::cursor::{self, ORDERLY_CURSOR};
 use super::openapi::{InvalidFields, InvalidParameters, UnknownOrder};
@@ -17,7 +17,7 @@ use super::problem::{Problem, ProblemBody, ProblemType};
 use super::query;
 use super::wire::{self, Cancel, EventBody, EventsBody, OrderBody, PageBody, Redrive, RedrivenBody, Retry};
 use crate::live::{Filter, Next, Subscription};
-use crate::order::{Order, OrderId};
+use crate::order::{Order, OrderId, UserId};
 use crate::store::{Acted, FeedCursor, OrderPage, OrderView, RedriveOptions, RedriveQuery, StoreError};
 
 /// Maximum wait of `Prefer: wait`; many proxies give up after a minute.
@@ -81,8 +81,12 @@ pub(super) async fn awaited(
     )
 )]
 pub async fn list(call: Call) -> Result<Response, Problem> {
-    let query = query::order_query(call.query())?;
-    let page = call.shared.store.orders(query).await?;
+    let (query, user) = query::order_query(call.query())?;
+    let mut page = call.shared.store.orders(query).await?;
+    if let Some(user) = user {
+        // Names may share the number under which a store keeps them.
+        page.orders.retain(|order| order.request.user_id == user);
+    }
     let response = body::json(StatusCode::OK, &rendered(&page)?)?;
     Ok(with_cursor(response, page.at))
 }
@@ -176,11 +180,12 @@ pub async fn retry_matching(call: Call) -> Result<Response, Problem> {
         shared, head, body, ..
     } = call;
     body::require_json(&head.headers)?;
-    let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
+    let body = body::read(body, ACTION_BODY_BYTES_MAX).await?;
     let asked: Redrive = wire::read(body::text(&body)?)?;
     let query = RedriveQuery {
         status: asked.status,
-        user_id: asked.user_id.map(|user| user.key()),
+        user_id: asked.user_id.as_ref().map(UserId::key),
+        user_name: asked.user_id.as_ref().and_then(|user| Some(user.name()?.into())),
         created_before: asked.created_before,
         options: RedriveOptions {
             reason: asked.reason,
@@ -204,7 +209,7 @@ pub(super) async fn read_if_any<T>(
     headers: &HeaderMap,
     read: impl FnOnce(&str) -> Result<T, Problem>,
 ) -> Result<Option<T>, Problem> {
-    let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
+    let body = body::read(body, ACTION_BODY_BYTES_MAX).await?;
     if body.is_empty() {
         return Ok(None);
     }

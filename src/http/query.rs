@@ -21,7 +21,7 @@ const CURSOR_FORMAT: u8 = 1;
 const CURSOR_FORMAT_WITH_PLACE: u8 = 3;
 
 /// Parses the parameters of `GET /orders`.
-pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
+pub fn order_query(query: Option<&str>) -> Result<(OrderQuery, Option<UserId>), Problem> {
     let names = [
         "status",
         "user_id",
@@ -32,11 +32,11 @@ pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
         "cursor",
     ];
     let mut parameters = Parameters::read(query, names);
+    let status = parameters.parse("status", parse_status);
+    let user = parameters.parse("user_id", UserId::parse_either);
     let mut order_query = OrderQuery {
-        status: parameters.parse("status", parse_status),
-        user_id: parameters
-            .parse("user_id", UserId::parse_either)
-            .map(|user| user.key()),
+        status,
+        user_id: user.as_ref().map(UserId::key),
         reference: parameters.parse("reference", |value| {
             Reference::parse(value).map(|reference| reference.as_str().to_owned())
         }),
@@ -53,7 +53,7 @@ pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
     }
     let limit = parameters.parse("limit", |value| page_size(value, PAGE_ORDERS_MAX));
     order_query.limit = limit.unwrap_or(PAGE_ORDERS_DEFAULT);
-    parameters.finish(order_query)
+    parameters.finish((order_query, user))
 }
 
 /// Parses the parameter of `GET /orders/{id}/events`: the last version the client has.
@@ -265,7 +265,8 @@ mod tests {
             "status=Failed&user_id=7&reference=PO%2F7+x&created_after=1970-01-01T00:00:01Z\
              &created_before=1970-01-01T02:00:02%2B02:00&limit=500&cursor={page}"
         )))
-        .unwrap();
+        .unwrap()
+        .0;
         assert_eq!(query.status, Some(OrderStatus::Failed));
         assert_eq!(query.user_id, Some(7));
         assert_eq!(query.reference.as_deref(), Some("PO/7 x"));
@@ -274,12 +275,12 @@ mod tests {
         assert_eq!((query.limit, query.before), (500, Some(OrderId(45))));
         assert_eq!(query.as_of, None);
         let page = cursor(OrderId(45), Some(LogPosition(7)));
-        let query = order_query(Some(&format!("cursor={page}"))).unwrap();
+        let query = order_query(Some(&format!("cursor={page}"))).unwrap().0;
         assert_eq!(
             (query.before, query.as_of),
             (Some(OrderId(45)), Some(LogPosition(7)))
         );
-        assert_eq!(order_query(None).unwrap().limit, PAGE_ORDERS_DEFAULT);
+        assert_eq!(order_query(None).unwrap().0.limit, PAGE_ORDERS_DEFAULT);
     }
 
     #[test]
@@ -324,7 +325,7 @@ mod tests {
             ["#/stat%EF%BF%BDus"]
         );
         assert_eq!(pointers(history_query(Some("after=%80"))), ["#/after"]);
-        let reference = |query| order_query(Some(query)).unwrap().reference.unwrap();
+        let reference = |query| order_query(Some(query)).unwrap().0.reference.unwrap();
         assert_eq!(reference("reference=%C3%A9+%2b%"), "é +%");
         assert_eq!(reference("&&ref%65rence=%EF%BF%BD%4"), "\u{FFFD}%4");
     }

@@ -1,4 +1,4 @@
-//! Whom an order belongs to: an integer, or a text of the shop's own.
+//! The user of an order: an integer, or a text of the shop's own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl UserId {
     }
 
     /// Returns the number under which a store keeps the user's orders: an integer is its own, and a text has a negative one, made
-    /// from its SHA-256. Two texts with the same number would share a line and a page, never an order.
+    /// from its SHA-256. Two texts with the same number would take turns, and share nothing else.
     pub fn key(&self) -> i64 {
         match self {
             UserId::Number(number) => *number,

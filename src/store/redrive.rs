@@ -5,7 +5,7 @@ use crate::event::{EventDetail, EventKind};
 use crate::order::{OrderStatus, Reason};
 use crate::time::Timestamp;
 
-/// The way of a redrive.
+/// What a client asks of a redrive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedriveOptions {
     /// The reason that was given, for the event.
@@ -29,6 +29,8 @@ pub struct RedriveQuery {
     pub status: OrderStatus,
     /// [`UserId::key`](crate::order::UserId::key).
     pub user_id: Option<i64>,
+    /// The user's name, if it has one: names may share a key.
+    pub user_name: Option<Box<str>>,
     pub created_before: Option<Timestamp>,
     pub options: RedriveOptions,
     /// Counts the matching orders and changes nothing.

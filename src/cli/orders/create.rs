@@ -12,14 +12,15 @@ use super::Common;
 use crate::cli::client::may_have_changed_something;
 use crate::cli::failure::Failure;
 use crate::cli::output;
+use crate::order::UserId;
 
 /// Far above the server's limit, and small enough for memory.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 #[derive(clap::Args)]
 pub struct Create {
-    #[arg(long, value_name = "ID", required_unless_present = "body")]
-    user_id: Option<String>,
+    #[arg(long, value_name = "ID", value_parser = UserId::parse_either, required_unless_present = "body")]
+    user_id: Option<UserId>,
     /// Separated by commas
     #[arg(long, value_name = "IDS", required_unless_present = "body")]
     item_ids: Option<String>,
@@ -72,10 +73,7 @@ impl Create {
             "total_amount": self.total_amount,
         });
         if let Some(user_id) = &self.user_id {
-            order["user_id"] = match user_id.parse::<i64>() {
-                Ok(number) => json!(number),
-                Err(_) => json!(user_id),
-            };
+            order["user_id"] = json!(user_id);
         }
         if let Some(reference) = &self.reference {
             order["reference"] = json!(reference);

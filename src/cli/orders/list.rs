@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Common;
@@ -55,7 +56,7 @@ struct OrderPage {
 #[expect(clippy::struct_field_names, reason = "the names are those of the API")]
 struct Order {
     order_id: i64,
-    user_id: Box<RawValue>,
+    user_id: Value,
     item_count: u64,
     total_amount: Box<RawValue>,
     reference: Option<String>,
@@ -171,7 +172,7 @@ impl Order {
         vec![
             self.order_id.to_string(),
             self.status,
-            self.user_id.get().trim_matches('"').to_owned(),
+            output::user_text(&self.user_id),
             self.item_count.to_string(),
             self.total_amount.to_string(),
             self.attempts.to_string(),

@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::output::printable;
+use crate::cli::output::{printable, user_text};
 use crate::order::OrderStatus;
 
 /// A change as sent by the server.
@@ -19,6 +19,7 @@ pub struct Line {
     kind: String,
     status: String,
     error: Option<String>,
+    reason: Option<String>,
 }
 
 impl Line {
@@ -33,10 +34,7 @@ impl Line {
         } else {
             Style::new()
         };
-        let user = self
-            .user_id
-            .as_str()
-            .map_or_else(|| self.user_id.to_string(), str::to_owned);
+        let user = user_text(&self.user_id);
         let mut text = format!(
             "{}  order {:<8} user {:<8} v{:<3} {:<15} {style}{:<10}{style:#}",
             printable(&self.at),
@@ -46,6 +44,10 @@ impl Line {
             printable(&self.kind),
             printable(&self.status),
         );
+        if let Some(reason) = &self.reason {
+            // Writing to a String does not fail.
+            let _ = write!(text, "  ({})", printable(reason));
+        }
         if let Some(error) = &self.error {
             // Writing to a String does not fail.
             let _ = write!(text, "  {}", printable(error));

@@ -278,6 +278,9 @@ impl<V: Value> Optional<V> {
         let mut schema = self.0.schema();
         if let Some(Json::String(kind)) = schema.get("type") {
             schema["type"] = json!([kind, "null"]);
+            if let Some(Json::Array(values)) = schema.get_mut("enum") {
+                values.push(Json::Null);
+            }
         } else if let Some(Json::Array(forms)) = schema.get_mut("oneOf") {
             forms.push(json!({ "type": "null" }));
         }

@@ -38,7 +38,7 @@ pub struct EventBody<'a> {
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
-    /// True for a redrive that kept the idempotency key; otherwise missing.
+    /// True for a redrive whose client asked to keep the idempotency key; otherwise missing.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     same_key: Option<bool>,

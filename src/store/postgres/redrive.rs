@@ -156,8 +156,10 @@ async fn matching(pool: &ClassPool, query: &RedriveQuery) -> Result<Vec<i64>, Pg
         None => ("order_id < $1", "order_id"),
         Some(user_id) => {
             parameters.push((user_id, Type::INT8));
+            parameters.push((&query.user_name, Type::TEXT));
             (
-                "(user_id, order_id) >= ($4, 0) and (user_id, order_id) < ($4, $1)",
+                "(user_id, order_id) >= ($4, 0) and (user_id, order_id) < ($4, $1) and (
+                     select user_name is not distinct from $5 from orderly.orders where orders.order_id = ended.order_id)",
                 "user_id, order_id",
             )
         }

@@ -70,8 +70,9 @@ begin
     select array_agg(array[
             order_id, fence, version, attempt, generation, crashes, user_id, total_amount,
             (date_part('epoch', created_at) * 1000000)::int8, (date_part('epoch', at) * 1000000)::int8]),
-        -- Long texts are not even converted to JSON.
-        case when sum(octet_length(concat(item_ids, reference, metadata, last_error, user_name, lines))) <= 24000
+        -- Long texts are neither read nor converted to JSON.
+        case when sum(octet_length(item_ids) + coalesce(octet_length(reference), 0) + coalesce(octet_length(metadata), 0)
+                + coalesce(octet_length(last_error), 0) + coalesce(octet_length(user_name), 0) + coalesce(octet_length(lines), 0)) <= 24000
             then to_json(array_agg(array[item_ids, reference, metadata, last_error, user_name, currency, lines])) end
     into started, texts from subject;
     if octet_length(texts::text) > 24000 then

@@ -88,10 +88,12 @@ fn matching(connection: &Connection, query: &RedriveQuery) -> Result<Vec<OrderId
         Some(user_id) => connection
             .prepare_cached(
                 "select order_id from orders indexed by orders_user_unsuccessful
-                 where status > 2 and status = ?1 and order_id < ?2 and user_id = ?4
+                 where status > 2 and status = ?1 and order_id < ?2 and user_id = ?4 and user_name is ?5
                  order by order_id limit ?3",
             )?
-            .query_map((query.status, below, limit, user_id), |row| row.get(0))?
+            .query_map((query.status, below, limit, user_id, &query.user_name), |row| {
+                row.get(0)
+            })?
             .collect(),
     }
 }

@@ -24,9 +24,11 @@ use crate::support::layers::layered;
 
 mod described;
 mod lines;
+mod setup;
 pub mod workers;
 
 use lines::in_lines;
+pub use setup::Setup;
 
 pub const ORDER: &str = r#"{"user_id":104,"item_ids":[101,102,103],"total_amount":250.75}"#;
 pub const JSON: &str = "application/json";
@@ -46,27 +48,6 @@ pub struct Api {
     live: Live,
     /// Claims orders for external workers.
     worker: Option<Worker>,
-}
-
-/// Settings of the server.
-pub struct Setup<'a> {
-    api_key: Option<&'a str>,
-    local_only: bool,
-    heartbeat: Duration,
-    /// True when external workers process the orders.
-    pull: bool,
-}
-
-impl Default for Setup<'_> {
-    /// Streams send no heartbeats.
-    fn default() -> Self {
-        Setup {
-            api_key: None,
-            local_only: false,
-            heartbeat: Duration::from_hours(1),
-            pull: false,
-        }
-    }
 }
 
 impl Api {
@@ -146,7 +127,7 @@ impl Api {
             outside,
             heartbeat: setup.heartbeat,
             service: None,
-            order_defaults: orderly::order::OrderDefaults::default(),
+            order_defaults: setup.defaults,
             judged_by: orderly::diagnosis::Settings::default(),
             draining: draining.clone(),
         });

@@ -1,9 +1,12 @@
 //! Orders as five shop systems have them, mapped onto ours and read back equal.
 
-use serde_json::Value;
+use orderly::lease::Outcome;
+use orderly::order::OrderId;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
-use super::in_process::Api;
+use super::in_process::{Api, JSON, ORDER};
+use crate::support::until;
 
 /// An order: user, currency, total, lines and number, as JSON.
 struct ShopOrder {
@@ -103,5 +106,55 @@ async fn orders_of_five_shop_systems_are_read_back_equal() {
             .await;
         assert_eq!(listed.json()["orders"][0]["order_id"], id, "{user}");
     }
+    api.close().await;
+}
+
+#[tokio::test]
+async fn a_post_that_waits_shows_the_order_at_its_end() {
+    let api = Api::open().await;
+    let wait = [
+        ("content-type", JSON),
+        ("prefer", "wait=60"),
+        ("idempotency-key", "a"),
+    ];
+    let (waited, ()) = tokio::join!(api.ask("POST", "/orders", &wait, ORDER), async {
+        until("the order is there", async || api.stored().await == 1).await;
+        let lease = api.harness.claim_only(OrderId(1)).await;
+        api.harness.settle(&lease, Outcome::COMPLETED).await;
+    });
+    assert_eq!(waited.header("preference-applied"), "wait=60");
+    assert!(!waited.header("orderly-cursor").is_empty());
+    assert_eq!(waited.created()["status"], "Completed");
+    let replayed = api.ask("POST", "/orders", &wait, ORDER).await;
+    assert_eq!(replayed.header("idempotent-replayed"), "true");
+    assert_eq!(replayed.created()["status"], "Completed");
+    let plain = api.post_keyed("/orders", "a", ORDER).await;
+    assert_eq!(
+        plain.created()["status"],
+        "Pending",
+        "without `wait` a repeated answer is the first one"
+    );
+    api.close().await;
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_answered_in_the_currency_that_its_order_has() {
+    let api = Api::open().await;
+    let order = r#"{"user_id":1,"item_ids":[1],"total_amount":250}"#;
+    let first = api.post_keyed("/orders", "a", order).await;
+    let batch = format!(r#"{{"orders":[{order},{order}]}}"#);
+    let first_batch = api.post_keyed("/orders/batch", "a", batch.clone()).await;
+    let api = api.again_with_currency("JPY").await;
+    let again = api.post_keyed("/orders", "a", order).await;
+    assert_eq!(again.text(), first.text());
+    assert_eq!(
+        api.post_keyed("/orders/batch", "a", batch).await.text(),
+        first_batch.text()
+    );
+    let yen = api.post("/orders", order).await.created();
+    assert_eq!(
+        (&yen["currency"], &yen["total_amount"]),
+        (&json!("JPY"), &json!(250))
+    );
     api.close().await;
 }

@@ -118,6 +118,7 @@ async fn a_mass_redrive_counts_its_orders_as_pending(harness: &mut Harness) {
         let query = RedriveQuery {
             status,
             user_id: None,
+            user_name: None,
             created_before: None,
             options: RedriveOptions::default(),
             dry_run,

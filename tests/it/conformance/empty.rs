@@ -92,6 +92,7 @@ fn redrives(now: Timestamp) -> Vec<RedriveQuery> {
                     queries.push(RedriveQuery {
                         status,
                         user_id,
+                        user_name: None,
                         created_before,
                         options: RedriveOptions::default(),
                         dry_run,

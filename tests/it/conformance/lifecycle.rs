@@ -165,6 +165,7 @@ async fn redriven_orders_wake_waiting_dispatchers(harness: &mut Harness) {
     let query = RedriveQuery {
         status: OrderStatus::Cancelled,
         user_id: None,
+        user_name: None,
         created_before: None,
         options: RedriveOptions::default(),
         dry_run: false,
@@ -221,6 +222,7 @@ async fn a_closed_store_refuses_everything(harness: &mut Harness) {
     let redrive = RedriveQuery {
         status: OrderStatus::Failed,
         user_id: None,
+        user_name: None,
         created_before: None,
         options: RedriveOptions::default(),
         dry_run: true,

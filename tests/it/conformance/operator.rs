@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orderly::event::EventKind;
 use orderly::lease::Outcome;
-use orderly::order::{Order, OrderId, OrderStatus};
+use orderly::order::{Order, OrderId, OrderStatus, Reason};
 use orderly::store::{Acted, RedriveOptions};
 
 use crate::support::Harness;
@@ -25,6 +25,8 @@ conformance! {
     a_processing_or_completed_order_cannot_be_redriven,
     a_redrive_resets_the_crash_count,
     acting_on_an_unknown_order_reports_it_as_unknown,
+    a_redrive_may_keep_the_idempotency_key,
+    the_reasons_of_actions_are_in_the_history,
     a_concurrent_cancel_and_claim_agree,
 }
 
@@ -193,6 +195,70 @@ async fn a_redrive_resets_the_crash_count(harness: &mut Harness) {
     assert_eq!(harness.crashes(id).await, 2);
     harness.redrive(id).await;
     assert_eq!(harness.crashes(id).await, 0);
+}
+
+async fn a_redrive_may_keep_the_idempotency_key(harness: &mut Harness) {
+    let id = harness.order_in(OrderStatus::Failed).await;
+    let first = harness.attempt_key(id.0, 0).await;
+    let same = RedriveOptions {
+        same_key: true,
+        ..RedriveOptions::default()
+    };
+    let acted = harness.store().redrive(id, same).await.unwrap();
+    let Acted::Done(order) = acted else {
+        panic!("a Failed order is redriven: {acted:?}");
+    };
+    assert_eq!(
+        (order.status, order.generation, order.attempts),
+        (OrderStatus::Pending, 0, 0)
+    );
+    let lease = harness.claim_only(id).await;
+    assert_eq!(
+        harness.epochs().await.attempt_key(&lease.order).to_string(),
+        first
+    );
+    harness.settle(&lease, failed()).await;
+    assert_eq!(harness.redrive(id).await.generation, 1);
+    let lease = harness.claim_only(id).await;
+    assert_ne!(
+        harness.epochs().await.attempt_key(&lease.order).to_string(),
+        first
+    );
+    let records = harness.records().await;
+    let redrives = records[0]
+        .events
+        .iter()
+        .filter(|stored| stored.event.kind == EventKind::Redriven);
+    let same_key: Vec<bool> = redrives.map(|stored| stored.event.detail.same_key).collect();
+    assert_eq!(same_key, [true, false]);
+}
+
+async fn the_reasons_of_actions_are_in_the_history(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let reason = |text: &str| Some(Reason::parse(text).unwrap());
+    harness
+        .store()
+        .cancel(id, reason("the customer \"called\""))
+        .await
+        .unwrap();
+    let options = RedriveOptions {
+        reason: reason("a mistake"),
+        ..RedriveOptions::default()
+    };
+    harness.store().redrive(id, options).await.unwrap();
+    let history = harness.store().history(id, 1).await.unwrap().unwrap();
+    let reasons: Vec<_> = history
+        .events
+        .iter()
+        .map(|placed| placed.event.detail.reason.clone())
+        .collect();
+    assert_eq!(reasons, [reason("the customer \"called\""), reason("a mistake")]);
+    let page = harness.store().events_after(None, 10).await.unwrap();
+    let of_feed: Vec<_> = page.events[1..]
+        .iter()
+        .map(|placed| placed.event.detail.reason.clone())
+        .collect();
+    assert_eq!(of_feed, reasons);
 }
 
 async fn acting_on_an_unknown_order_reports_it_as_unknown(harness: &mut Harness) {

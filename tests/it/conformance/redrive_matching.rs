@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use orderly::lease::Outcome;
-use orderly::order::{OrderId, OrderStatus};
+use orderly::order::{NewOrder, OrderId, OrderStatus, UserId};
 use orderly::store::{RedriveOptions, RedriveQuery, Redriven, SWEEP_ORDERS_MAX};
 
 use crate::support::Harness;
-use crate::support::make::{failed, order_of};
+use crate::support::make::{failed, new_order, order_of};
 
 conformance! {
+    users_whose_names_share_a_key_are_told_apart,
     all_orders_with_the_status_are_redriven,
     a_dry_run_counts_and_changes_nothing,
     only_orders_of_the_user_are_redriven,
@@ -23,6 +24,7 @@ conformance! {
 const FAILED: RedriveQuery = RedriveQuery {
     status: OrderStatus::Failed,
     user_id: None,
+    user_name: None,
     created_before: None,
     options: RedriveOptions {
         reason: None,
@@ -118,9 +120,8 @@ async fn one_call_redrives_the_oldest_orders_up_to_its_limit(harness: &mut Harne
         ..FAILED
     };
     let dry_run = RedriveQuery {
-        options: RedriveOptions::default(),
         dry_run: true,
-        ..query
+        ..query.clone()
     };
     let counted = Redriven {
         matched: SWEEP_ORDERS_MAX,
@@ -175,4 +176,23 @@ async fn fail(harness: &Harness, users: &[i64]) -> Vec<OrderId> {
 async fn all_orders(harness: &Harness) -> Vec<orderly::order::Order> {
     let records = harness.records().await;
     records.into_iter().map(|record| record.order).collect()
+}
+
+/// A stored key that belongs to another name, as two texts with the same hash would have.
+async fn users_whose_names_share_a_key_are_told_apart(harness: &mut Harness) {
+    let user = UserId::parse("cus_1").unwrap();
+    let order = NewOrder {
+        user_id: user.clone(),
+        ..new_order()
+    };
+    let id = harness.accept(vec![order]).await[0];
+    harness.cancel(id).await;
+    let of = |name: &str| RedriveQuery {
+        status: OrderStatus::Cancelled,
+        user_id: Some(user.key()),
+        user_name: Some(name.into()),
+        ..FAILED
+    };
+    assert_eq!(redrive(harness, of("cus_2")).await, redriven(0));
+    assert_eq!(redrive(harness, of("cus_1")).await, redriven(1));
 }

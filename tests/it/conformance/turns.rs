@@ -177,6 +177,7 @@ async fn orders_redriven_together_keep_their_order(harness: &mut Harness) {
     let all = RedriveQuery {
         status: OrderStatus::Failed,
         user_id: None,
+        user_name: None,
         created_before: None,
         options: RedriveOptions::default(),
         dry_run: false,

@@ -265,6 +265,7 @@ async fn redriven_orders_keep_their_turns(nodes: usize, shared: bool, on_failure
     let all_failed = RedriveQuery {
         status: OrderStatus::Failed,
         user_id: None,
+        user_name: None,
         created_before: None,
         options: RedriveOptions::default(),
         dry_run: false,

@@ -110,6 +110,7 @@ async fn redriving_many_orders_leaves_out_a_locked_one() {
     let query = RedriveQuery {
         status: OrderStatus::Failed,
         user_id: None,
+        user_name: None,
         created_before: None,
         options: RedriveOptions::default(),
         dry_run: false,

@@ -122,6 +122,7 @@ fn cancelled() -> RedriveQuery {
     RedriveQuery {
         status: OrderStatus::Cancelled,
         user_id: None,
+        user_name: None,
         created_before: None,
         options: RedriveOptions::default(),
         dry_run: false,

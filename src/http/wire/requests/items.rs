@@ -15,8 +15,9 @@ use crate::order::{
     parse_integer,
 };
 
+const PRICE_PATTERN: &str = r"^-?(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?$";
 const CODE_PATTERN: &str = "^[A-Za-z0-9._:/-]+$";
-/// With a character that is no digit.
+/// Not all digits.
 const ID_CODE_PATTERN: &str = "^[0-9]*[A-Za-z._:/-][A-Za-z0-9._:/-]*$";
 
 /// An array of integers and codes, one integer, or a string of both separated by commas.
@@ -158,9 +159,11 @@ impl Value for Lines {
                     "quantity": { "type": "integer", "minimum": 1, "maximum": QUANTITY_MAX },
                     "unit_price": {
                         "description": "With at most the decimals of the currency; negative for a discount",
-                        "type": ["number", "null"],
-                        "minimum": -AMOUNT_MAX,
-                        "maximum": AMOUNT_MAX,
+                        "oneOf": [
+                            { "type": "number", "minimum": -AMOUNT_MAX, "maximum": AMOUNT_MAX },
+                            { "type": "string", "pattern": PRICE_PATTERN },
+                            { "type": "null" },
+                        ],
                     },
                     "name": {
                         "type": ["string", "null"],

@@ -10,7 +10,7 @@ use crate::http::openapi::{self, NO_CONTROLS};
 use crate::http::wire::description::{
     FieldSchema, Invalid, NOT_AN_OBJECT, Optional, Required, Value, given, object, required_string, value,
 };
-use crate::money::{Currency, Money};
+use crate::money::{Currency, DECIMALS_MAX, Money};
 use crate::order::{
     METADATA_BYTES_MAX, NewOrder, OrderDefaults, REFERENCE_CHARS_MAX, Reference, USER_ID_CHARS_MAX, UserId,
     parse_integer,
@@ -50,6 +50,7 @@ pub(super) fn read_at(
         metadata,
     ] = given;
     let items = items.filter(|text| Kind::of(text) != Kind::Null);
+    let item_ids = item_ids.filter(|text| items.is_none() || Kind::of(text) != Kind::Null);
     let user_id = Required(user()).read(user_id, &at.member("user_id"), errors);
     // Amounts are read once the currency is known, and named in the order of the fields.
     let mut later = FieldErrors::default();
@@ -60,7 +61,10 @@ pub(super) fn read_at(
         .copied()
         .flatten()
         .or(defaults.currency);
-    let decimals = Currency::decimals_of(currency);
+    // After a wrong currency only the form of amounts is judged.
+    let decimals = given_currency
+        .as_ref()
+        .map_or(DECIMALS_MAX, |_| Currency::decimals_of(currency));
     let items = match (item_ids, items) {
         (Some(_), Some(_)) => {
             errors.add(&at.member("items"), "excludes item_ids");

@@ -77,6 +77,7 @@ async fn a_mass_redrive_skips_an_order_that_cannot_change(harness: &mut Harness)
     let query = RedriveQuery {
         status: OrderStatus::Failed,
         user_id: None,
+        user_name: None,
         created_before: None,
         options: RedriveOptions::default(),
         dry_run: false,

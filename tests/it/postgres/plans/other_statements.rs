@@ -91,6 +91,7 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
             let ended = RedriveQuery {
                 status,
                 user_id,
+                user_name: None,
                 created_before: None,
                 options: RedriveOptions::default(),
                 dry_run: true,
