@@ -93,6 +93,8 @@ impl Bench {
             currency: None,
             reference: None,
             metadata: None,
+            start_after: None,
+            hold: None,
         };
         for _ in 0..count.div_ceil(BATCH) {
             self.store.accept(vec![order.clone(); BATCH].into(), None).await?;

@@ -83,10 +83,12 @@ pub enum EventKind {
     Released,
     Cancelled,
     Redriven,
+    Held,
+    Unheld,
 }
 
 impl EventKind {
-    pub const ALL: [EventKind; 9] = [
+    pub const ALL: [EventKind; 11] = [
         EventKind::Accepted,
         EventKind::Started,
         EventKind::Completed,
@@ -96,6 +98,8 @@ impl EventKind {
         EventKind::Released,
         EventKind::Cancelled,
         EventKind::Redriven,
+        EventKind::Held,
+        EventKind::Unheld,
     ];
 
     pub fn name(self) -> &'static str {
@@ -109,6 +113,8 @@ impl EventKind {
             EventKind::Released => "released",
             EventKind::Cancelled => "cancelled",
             EventKind::Redriven => "redriven",
+            EventKind::Held => "held",
+            EventKind::Unheld => "unheld",
         }
     }
 
@@ -119,7 +125,9 @@ impl EventKind {
             | EventKind::RetryScheduled
             | EventKind::LeaseLost
             | EventKind::Released
-            | EventKind::Redriven => OrderStatus::Pending,
+            | EventKind::Redriven
+            | EventKind::Held
+            | EventKind::Unheld => OrderStatus::Pending,
             EventKind::Started => OrderStatus::Processing,
             EventKind::Completed => OrderStatus::Completed,
             EventKind::Failed => OrderStatus::Failed,
@@ -135,14 +143,14 @@ impl OrderStatus {
         use OrderStatus::{Cancelled, Failed, Pending, Processing};
         let legal_from: &[Option<OrderStatus>] = match kind {
             EventKind::Accepted => &[None],
-            EventKind::Started => &[Some(Pending)],
+            EventKind::Started | EventKind::Held | EventKind::Unheld => &[Some(Pending)],
             EventKind::Completed
             | EventKind::RetryScheduled
             | EventKind::LeaseLost
             | EventKind::Released
             | EventKind::Failed => &[Some(Processing)],
             EventKind::Cancelled => &[Some(Pending), Some(Processing), Some(Failed)],
-            // For a Pending order: it no longer waits for its backoff.
+            // For a Pending order: it no longer waits for its time.
             EventKind::Redriven => &[Some(Failed), Some(Cancelled), Some(Pending)],
         };
         legal_from.contains(&from).then(|| kind.leads_to())

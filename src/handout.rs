@@ -18,7 +18,7 @@ use crate::lease::{LeaseKey, Outcome};
 use crate::order::{NewOrder, OrderId, OrderStatus, Ordering, Reason};
 use crate::store::layer::{Layer, Layered};
 use crate::store::{
-    Accepted, Acted, ClaimRequest, Claimed, GiveBack, GivenBack, HandoutStatus, IdempotencyKey, News,
+    Accepted, Acted, ClaimRequest, Claimed, Fired, GiveBack, GivenBack, HandoutStatus, IdempotencyKey, News,
     PeerNews, QueueState, RedriveOptions, RedriveQuery, Redriven, Settled, SettledExternal, Store,
     StoreError, Vitals,
 };
@@ -258,11 +258,13 @@ impl Layer for Handout {
         orders: Arc<[NewOrder]>,
         key: Option<IdempotencyKey>,
     ) -> Result<Accepted, StoreError> {
-        let accepted = inner.accept(orders, key).await?;
+        let accepted = inner.accept(orders.clone(), key).await?;
         if let Some(adder) = &self.adder
             && !accepted.replayed
         {
-            adder.add(&accepted.order_ids);
+            let ids = orders.iter().zip(&accepted.order_ids);
+            let waiting = ids.filter(|(order, _)| !order.is_set_aside(accepted.created_at));
+            adder.add(&waiting.map(|(_, id)| *id).collect::<Vec<_>>());
         }
         Ok(accepted)
     }
@@ -325,6 +327,27 @@ impl Layer for Handout {
         let redriven = inner.redrive_matching(query).await;
         self.ask_store_next();
         redriven
+    }
+
+    async fn release(
+        &self,
+        inner: &dyn Store,
+        id: OrderId,
+        reason: Option<Reason>,
+    ) -> Result<Acted, StoreError> {
+        let acted = inner.release(id, reason).await;
+        self.ask_store_next();
+        acted
+    }
+
+    async fn fire_timers(&self, inner: &dyn Store, except: Arc<[OrderId]>) -> Result<Fired, StoreError> {
+        let fired = inner.fire_timers(except).await?;
+        if fired.entered > 0 {
+            self.ask_store_next();
+            // The store woke the claims before.
+            inner.wakeups().notify_work();
+        }
+        Ok(fired)
     }
 
     async fn resume(&self, inner: &dyn Store) -> Result<(), StoreError> {

@@ -2,3 +2,4 @@
 
 pub mod leases;
 pub mod retention;
+pub mod timers;

@@ -147,7 +147,8 @@ pub struct CurrencyError;
 impl Currency {
     /// Reads a code in capitals. Codes for metals, tests and units of account are none: they have no decimals.
     pub fn parse(code: &str) -> Result<Currency, CurrencyError> {
-        let known = iso_currency::Currency::from_code(code).ok_or(CurrencyError)?;
+        let known = iso_currency::Currency::from_code(code).filter(|known| !known.is_special());
+        let known = known.ok_or(CurrencyError)?;
         let decimals = known.exponent().and_then(|decimals| u8::try_from(decimals).ok());
         Ok(Currency {
             code: known.code(),
@@ -273,10 +274,21 @@ mod tests {
                 .map(Currency::code);
             codes.collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(with(0), "CURRENCIES0");
-        assert_eq!(with(3), "CURRENCIES3");
-        assert_eq!(with(4), "CURRENCIES4");
-        assert_eq!(with(2), "CURRENCIES2");
+        assert_eq!(
+            with(0),
+            "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
+        );
+        assert_eq!(with(3), "BHD IQD JOD KWD LYD OMR TND");
+        assert_eq!(with(4), "CLF UYW");
+        assert_eq!(
+            with(2),
+            "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF \
+             CHE CHF CHW CNY COP COU CRC CUC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD \
+             GTQ GYD HKD HNL HRK HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL \
+             MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN \
+             QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SLL SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY \
+             TTD TWD TZS UAH USD USN UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG ZWL"
+        );
         assert_eq!(with(1), "");
     }
 }

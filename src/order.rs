@@ -2,6 +2,7 @@
 //! storage.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::money::{Currency, Money};
 use crate::portable_json::JsonText;
@@ -27,6 +28,9 @@ pub const ITEM_NAME_CHARS_MAX: usize = 200;
 pub const USER_ID_CHARS_MAX: usize = 200;
 pub const REFERENCE_CHARS_MAX: usize = 200;
 pub const REASON_CHARS_MAX: usize = 500;
+/// How far ahead an order may be scheduled.
+pub const START_AFTER_DAYS_MAX: u64 = 366;
+pub const START_AFTER_MAX: Duration = Duration::from_hours(24 * START_AFTER_DAYS_MAX);
 pub const METADATA_BYTES_MAX: usize = 8_192;
 /// Maximum size of a processor's result.
 pub const RESULT_BYTES_MAX: usize = 8_192;
@@ -95,6 +99,23 @@ pub struct NewOrder {
     pub reference: Option<Reference>,
     /// The text of a JSON object, unchanged; see `http/wire.rs` for its checks.
     pub metadata: Option<Box<str>>,
+    /// The order does not start before this time.
+    pub start_after: Option<Timestamp>,
+    /// Set while the order does not start until it is released.
+    pub hold: Option<Hold>,
+}
+
+impl NewOrder {
+    /// Reports whether an order accepted at `now` is in neither line.
+    pub fn is_set_aside(&self, now: Timestamp) -> bool {
+        self.hold.is_some() || self.start_after.is_some_and(|time| time > now)
+    }
+}
+
+/// The reason why an order is held, if one was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hold {
+    pub reason: Option<Reason>,
 }
 
 /// Values of settings that an order gets where its request has none.
@@ -108,8 +129,10 @@ pub struct OrderDefaults {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     pub order_id: OrderId,
-    /// The client's request; never changes.
+    /// The client's request. Only `hold` and `start_after` change: by a hold, a release and a retry.
     pub request: NewOrder,
+    /// Set while the order is held.
+    pub held_at: Option<Timestamp>,
     pub status: OrderStatus,
     /// Number of its events.
     pub version: u32,
@@ -136,7 +159,17 @@ pub enum Ordering {
     #[default]
     None,
     /// At most one of them is Processing; the next one starts once no earlier one is open.
-    User(OnFailure),
+    User { on_failure: OnFailure, on_hold: OnHold },
+}
+
+impl Ordering {
+    /// By user; held and scheduled orders block the later ones, as by default.
+    pub const fn by_user(on_failure: OnFailure) -> Ordering {
+        Ordering::User {
+            on_failure,
+            on_hold: OnHold::Block,
+        }
+    }
 }
 
 /// Effect of a Failed order on the later ones of its user.
@@ -145,5 +178,15 @@ pub enum OnFailure {
     /// They continue.
     Skip,
     /// They wait until it is redriven and completed, or cancelled.
+    Block,
+}
+
+/// Effect of a held or scheduled order on the later ones of its user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnHold {
+    /// They continue.
+    Skip,
+    /// They wait until it is released or due, and has ended.
+    #[default]
     Block,
 }

@@ -12,7 +12,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::money::{Currency, Money};
 use crate::order::{
-    INTEGER_MAX, NewOrder, Order, OrderId, OrderStatus, Reference, USER_ID_CHARS_MAX, UserId,
+    INTEGER_MAX, NewOrder, Order, OrderId, OrderStatus, Reason, Reference, USER_ID_CHARS_MAX, UserId,
 };
 use crate::time::Timestamp;
 
@@ -70,6 +70,35 @@ pub struct OrderBody<'a> {
     #[schema(value_type = Option<Vec<LineValue>>, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     items: Option<Verbatim<'a>>,
+    /// The order does not start before this time. Missing without one.
+    #[schema(value_type = Option<String>, format = DateTime, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_after: Option<Time>,
+    /// Missing unless the order is held.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<HeldBody<'a>>,
+}
+
+/// A hold: the order does not start until it is released.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Held)]
+pub struct HeldBody<'a> {
+    #[schema(value_type = String, format = DateTime)]
+    at: Time,
+    /// Null if none was given.
+    #[schema(required)]
+    reason: Option<&'a str>,
+}
+
+impl<'a> HeldBody<'a> {
+    fn of(request: &'a NewOrder, at: Timestamp) -> Option<HeldBody<'a>> {
+        let hold = request.hold.as_ref()?;
+        Some(HeldBody {
+            at: Time(at),
+            reason: hold.reason.as_ref().map(Reason::as_str),
+        })
+    }
 }
 
 impl<'a> OrderBody<'a> {
@@ -95,6 +124,8 @@ impl<'a> OrderBody<'a> {
             result: None,
             currency: request.currency.map(Currency::code),
             items: request.items.lines().map(Verbatim),
+            start_after: request.start_after.map(Time),
+            held: HeldBody::of(request, created_at),
         }
     }
 }
@@ -114,6 +145,7 @@ impl<'a> From<&'a Order> for OrderBody<'a> {
             last_error: order.last_error.as_deref(),
             time_taken_seconds: completed_at.map(|at| at.since(order.created_at).as_secs_f64()),
             result: order.result.as_ref().map(|result| Verbatim(result.as_str())),
+            held: order.held_at.and_then(|at| HeldBody::of(&order.request, at)),
             ..OrderBody::accepted(&order.request, order.order_id, order.created_at)
         }
     }
@@ -231,6 +263,8 @@ mod tests {
                 currency: None,
                 reference: Some(Reference::parse("PO-\"7\"").unwrap()),
                 metadata: Some("{ \"a\": 1.10 }".into()),
+                start_after: None,
+                hold: None,
             },
             status: OrderStatus::Completed,
             version: 3,
@@ -240,6 +274,7 @@ mod tests {
             processing_at: Some(Timestamp::from_micros(1_700_000_000_500_000)),
             finished_at: Some(Timestamp::from_micros(1_700_000_002_000_001)),
             next_attempt_at: None,
+            held_at: None,
             last_error: None,
             result: Some(JsonText::parse("{ \"ok\": 1.10 }").unwrap()),
         }

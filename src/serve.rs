@@ -23,7 +23,7 @@ use crate::order::OrderDefaults;
 use crate::processor::Processor;
 use crate::pull::{LeaseRequests, Outside, OutsideSettings};
 use crate::store::open::{self, OpenError};
-use crate::store::{GiveBack, Store, StoreError, StoreHealth};
+use crate::store::{GiveBack, Leaving, Store, StoreError, StoreHealth};
 use crate::telemetry;
 use crate::worker::{Worker, WorkerSettings};
 
@@ -247,7 +247,8 @@ impl Server {
             draining.clone(),
         );
         let leases = janitor::leases::run(store.clone(), sweep, worker.sweep_due(), stopped.clone());
-        let mut janitors = vec![tokio::spawn(leases)];
+        let timers = janitor::timers::run(store.clone(), stopped.clone());
+        let mut janitors = vec![tokio::spawn(leases), tokio::spawn(timers)];
         if let Some(older_than) = config.retention {
             let retention =
                 janitor::retention::run(store.clone(), older_than, worker.awake(), stopped.clone());
@@ -337,7 +338,7 @@ impl Server {
         }
         self.stopped.cancel();
         let closed = async {
-            if let Err(error) = self.store.leave(self.node).await {
+            if let Err(error) = self.store.leave(self.node, Leaving::ToStop).await {
                 tracing::warn!(%error, "cannot remove this node from the list of nodes; others call it silent for a while");
             }
             self.store.close().await;

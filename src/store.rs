@@ -23,6 +23,7 @@ mod external_lease;
 mod feed;
 mod give_back;
 mod health;
+mod hold;
 pub mod layer;
 mod measured;
 mod migrations;
@@ -55,7 +56,8 @@ pub use external_lease::{ExternalHold, ExternalLease, LatestClaim, SettledExtern
 pub use feed::{FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage};
 pub use give_back::{GiveBack, GivenBack, SWEEP_ORDERS_MAX};
 pub use health::StoreHealth;
-pub use nodes::{Breaker, Heartbeat, NODES_MAX, Node, NodeReport, Renewed};
+pub use hold::{Fired, TIMERS_FIRED_MAX};
+pub use nodes::{Breaker, Heartbeat, Leaving, NODES_MAX, Node, NodeReport, Renewed};
 pub use prune::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
 pub use reads::{
     AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, Explanation, HISTORY_EVENTS_MAX, HandoutMode,
@@ -126,14 +128,25 @@ pub trait Store: Send + Sync + 'static {
     /// Announces a node. If only one node can open the store, also takes back all leases of earlier nodes.
     async fn join(&self, heartbeat: Heartbeat, crashes_max: u32) -> Result<GivenBack, StoreError>;
 
-    /// Removes a node that stops in good order from the list.
-    async fn leave(&self, node: NodeId) -> Result<(), StoreError>;
+    /// Removes a node that stops or sleeps in good order from the list.
+    async fn leave(&self, node: NodeId, leaving: Leaving) -> Result<(), StoreError>;
 
     /// Cancels an order that has not ended, or that has failed.
     async fn cancel(&self, id: OrderId, reason: Option<Reason>) -> Result<Acted, StoreError>;
 
+    /// Sets a Pending order aside until it is released: no node starts it, and it is in no line.
+    async fn hold(&self, id: OrderId, reason: Option<Reason>) -> Result<Acted, StoreError>;
+
+    /// Releases a held order. It enters the second line, due since it was accepted; in backoff it waits for its due time, and before
+    /// its `start_after` it stays set aside.
+    async fn release(&self, id: OrderId, reason: Option<Reason>) -> Result<Acted, StoreError>;
+
+    /// Moves scheduled orders whose `start_after` has passed to the second line, at most [`TIMERS_FIRED_MAX`] per call, apart from
+    /// those in `except`.
+    async fn fire_timers(&self, except: Arc<[OrderId]>) -> Result<Fired, StoreError>;
+
     /// Sends a Failed or Cancelled order back to Pending, due now, with its attempts counted anew. A Pending order in backoff
-    /// becomes due now and keeps its attempts and generation; any other Pending order stays as it is.
+    /// or a scheduled one becomes due now and keeps its attempts and generation; any other Pending order stays as it is.
     async fn redrive(&self, id: OrderId, options: RedriveOptions) -> Result<Acted, StoreError>;
 
     /// Redrives the oldest matching orders, at most [`SWEEP_ORDERS_MAX`] per call.

@@ -195,6 +195,8 @@ fn count(record: &OrderRecord, counted: &mut Counters) {
         OrderStatus::Cancelled => &mut counted.cancelled,
     };
     *number += 1;
+    counted.held += u64::from(order.held_at.is_some());
+    counted.scheduled += u64::from(record.set_aside && order.held_at.is_none());
     if let (OrderStatus::Completed, Some(started), Some(finished)) =
         (order.status, order.processing_at, order.finished_at)
     {
@@ -216,7 +218,11 @@ fn check_counters(stored: &Counters, counted: &Counters, report: &mut Report) {
         stored.processing_micros,
         counted.processing_micros,
     );
-    for (name, stored, counted) in statuses.into_iter().chain([time]) {
+    let set_aside = [
+        ("held orders".to_owned(), stored.held, counted.held),
+        ("scheduled orders".to_owned(), stored.scheduled, counted.scheduled),
+    ];
+    for (name, stored, counted) in statuses.into_iter().chain(set_aside).chain([time]) {
         if stored != counted {
             let detail = format!("{name}: {stored} stored, {counted} in the table");
             report.breach(Promise::Counters, None, detail);

@@ -42,6 +42,7 @@ pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
             processing_at: Some(clock()),
             finished_at: Some(clock()),
             next_attempt_at: None,
+            held_at: None,
             last_error: None,
             result: None,
         },

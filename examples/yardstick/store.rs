@@ -91,5 +91,7 @@ pub fn order() -> anyhow::Result<NewOrder> {
         currency: None,
         reference: None,
         metadata: None,
+        start_after: None,
+        hold: None,
     })
 }

@@ -2,11 +2,11 @@
 -- docs/decisions/0019-narrow-rows-where-it-is-hot.md explains the layout of the tables.
 --
 -- An order's row is written at accept and once for each attempt or action that ends. While the order is open it has one row in
--- first_line, second_line or blocked (Pending) or in leases (Processing).
+-- first_line, second_line, blocked or set_aside (Pending) or in leases (Processing).
 --
 -- status of an order: 0 open, 2 Completed, 3 Failed, 4 Cancelled; the view order_state shows 0 Pending and 1 Processing.
 -- kind of an event: 0 accepted, 1 started, 2 completed, 3 retry_scheduled, 4 failed, 5 lease_lost, 6 released, 7 cancelled,
--- 8 redriven.
+-- 8 redriven, 9 held, 10 unheld.
 
 -- Drawn inside the accepting transaction, so that an order whose 201 was sent before another request came has the lower id.
 -- No cache: ids that a session takes in advance would break this.
@@ -39,6 +39,7 @@ create table orderly.orders (
     -- Codes, and lines as JSON.
     item_ids text not null, lines text,
     reference text collate "C", metadata text,
+    start_after timestamptz,
     -- The columns below are as of the last attempt or action that ended.
     status smallint not null default 0 check (status in (0, 2, 3, 4)),
     version integer not null default 1,
@@ -68,9 +69,7 @@ create table orderly.orders (
     -- Leaves room for a second version of each row. No index contains a changing column, so the update that ends an attempt
     -- stays on its page and writes no index.
     fillfactor = 40,
-    autovacuum_vacuum_scale_factor = 0.02,
-    autovacuum_vacuum_threshold = 5000,
-    autovacuum_vacuum_cost_delay = 0
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0
 );
 
 create index orders_user on orderly.orders (user_id, order_id);
@@ -78,32 +77,38 @@ create index orders_reference on orderly.orders (reference, order_id) where refe
 
 -- Events that no longer fit into an order's row; `version` is that of the first.
 create table orderly.history (
-    order_id bigint not null,
-    version integer not null,
-    events orderly.event[] not null,
-    primary key (order_id, version)
+    order_id bigint not null, version integer not null, events orderly.event[] not null, primary key (order_id, version)
 );
 
 -- The first line: orders that never started and may start, in order of acceptance.
-create table orderly.first_line (
-    order_id bigint primary key
-) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+create table orderly.first_line (order_id bigint primary key) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 -- The second line: retries, redrives and given-back orders by due time. A node takes one suspect at a time.
 create table orderly.second_line (
-    order_id bigint primary key,
-    due_at timestamptz not null,
-    suspect boolean not null
+    order_id bigint primary key, due_at timestamptz not null, suspect boolean not null
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 create index second_line_due on orderly.second_line (due_at, order_id) where not suspect;
 create index second_line_suspect on orderly.second_line (due_at, order_id) where suspect;
 
+-- Orders in neither line: held, or scheduled until `start_after`.
+create table orderly.set_aside (
+    order_id bigint primary key, user_id bigint not null,
+    held_at timestamptz, hold_reason text,
+    start_after timestamptz,
+    -- When the order is due once it enters the second line.
+    due_at timestamptz not null,
+    suspect boolean not null,
+    check (held_at is not null or start_after is not null)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+
+create index set_aside_scheduled on orderly.set_aside (start_after, order_id) where held_at is null;
+create index set_aside_user on orderly.set_aside (user_id, order_id);
+
 -- With ordering per user: orders that wait until a claim gives them their turn, which moves them to their line. Otherwise
 -- empty.
 create table orderly.blocked (
-    order_id bigint primary key,
-    user_id bigint not null,
+    order_id bigint primary key, user_id bigint not null,
     -- The time of acceptance, or the due time.
     since timestamptz not null,
     -- Null for an order of the first line.
@@ -116,15 +121,12 @@ create index blocked_since on orderly.blocked (since, order_id);
 
 -- The orders whose turn it is, or was until their attempt ended.
 create table orderly.turns (
-    user_id bigint not null,
-    order_id bigint not null,
-    primary key (user_id, order_id)
+    user_id bigint not null, order_id bigint not null, primary key (user_id, order_id)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 -- Users with changed orders that the next claim must handle: claims run one after another, so they decide whose turn it is.
 create table orderly.unseen (
-    change bigint generated always as identity primary key,
-    user_id bigint not null
+    change bigint generated always as identity primary key, user_id bigint not null
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 create index unseen_user on orderly.unseen (user_id);
@@ -137,18 +139,13 @@ create table orderly.leases (
     node bigint not null,
     -- The version of the event `started`.
     version integer not null,
-    attempt integer not null,
-    started_at timestamptz not null,
-    started_in bigint not null,
-    expires_at timestamptz not null,
+    attempt integer not null, started_at timestamptz not null, started_in bigint not null, expires_at timestamptz not null,
     -- True if an external worker holds it, so that it does not end with a node.
     outside boolean not null,
     handed_out boolean not null
 ) with (
     fillfactor = 70,
-    autovacuum_vacuum_scale_factor = 0.02,
-    autovacuum_vacuum_threshold = 5000,
-    autovacuum_vacuum_cost_delay = 0
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0
 );
 
 -- Orders by status, for listings: newest first by id, for all users and for one.
@@ -182,9 +179,7 @@ create table orderly.batches (
     toast_tuple_target = 8160,
     -- Every batch is updated once, when it is numbered, and leaves a dead entry at the head of batches_unnumbered, which every
     -- page of the feed reads.
-    autovacuum_vacuum_scale_factor = 0.02,
-    autovacuum_vacuum_threshold = 5000,
-    autovacuum_vacuum_cost_delay = 0,
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
     vacuum_index_cleanup = on
 );
 
@@ -205,10 +200,7 @@ create index idempotency_keys_age on orderly.idempotency_keys (created_at);
 
 create table orderly.nodes (
     node bigint primary key,
-    slots integer not null,
-    busy integer not null,
-    started_at timestamptz not null,
-    heartbeat_at timestamptz not null,
+    slots integer not null, busy integer not null, started_at timestamptz not null, heartbeat_at timestamptz not null,
     -- Without another heartbeat before this time, the node counts as dead.
     expires_at timestamptz not null,
     -- The state of the node's breaker as of its last heartbeat: 0 closed (it claims), 1 open, 2 half open.
@@ -242,7 +234,9 @@ create index activity_recorded on orderly.activity (recorded_at);
 create table orderly.counters (
     slot smallint primary key,
     pending bigint not null default 0, processing bigint not null default 0, completed bigint not null default 0,
-    failed bigint not null default 0, cancelled bigint not null default 0, processing_micros bigint not null default 0
+    failed bigint not null default 0, cancelled bigint not null default 0, processing_micros bigint not null default 0,
+    -- Pending orders that are held, and others that are scheduled.
+    held bigint not null default 0, scheduled bigint not null default 0
 ) with (fillfactor = 20, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
 insert into orderly.counters (slot) select generate_series(0, 127);
@@ -256,7 +250,8 @@ create table orderly.queue (
     last_position bigint not null,
     -- The low-water mark: the highest position of an event removed with its order. After it the feed has no holes.
     complete_after bigint not null default 0,
-    -- The ordering: 0 none, 1 per user, 2 per user, where failed orders block later ones.
+    -- The ordering: 0 none, 1 per user, 2 per user, where failed orders block later ones; 3 and 4 like 1 and 2, but orders that
+    -- are set aside do not block later ones.
     ordering smallint not null default 0,
     -- The highest order id given out at the last change of the ordering. Later orders never started by another rule.
     ordering_from bigint not null default 0,
@@ -336,18 +331,22 @@ create view orderly.order_state as
 select o.order_id, case when lease.order_id is null then o.status else 1::smallint end as status,
     coalesce(lease.version, o.version) as version, coalesce(lease.attempt, o.attempts) as attempts, o.generation, o.created_at,
     coalesce(lease.started_at, o.processing_at) as processing_at, o.finished_at, waiting.due_at, o.user_id, o.total_amount,
-    o.item_ids, o.reference, o.last_error, o.metadata, o.result, o.user_name, o.currency, o.lines, o.crashes, coalesce(lease.fence, o.fence) as fence,
+    o.item_ids, o.reference, o.last_error, o.metadata, o.result, o.user_name, o.currency, o.lines, o.start_after,
+    waiting.held_at, waiting.hold_reason, coalesce(waiting.set_aside, false) as set_aside, o.crashes, coalesce(lease.fence, o.fence) as fence,
     coalesce(lease.node, o.node) as node, lease.expires_at as lease_expires_at, coalesce(lease.outside, false) as outside,
     coalesce(lease.handed_out, o.handed_out) as handed_out
 from orderly.orders as o
     left join lateral (
         select * from orderly.leases as l where o.status = 0 and l.order_id = o.order_id offset 0) as lease on true
     left join lateral (
-        select s.due_at from orderly.second_line as s
-        where o.status = 0 and lease.order_id is null and s.order_id = o.order_id
+        select s.due_at, null::timestamptz as held_at, null::text as hold_reason, false as set_aside
+        from orderly.second_line as s where o.status = 0 and lease.order_id is null and s.order_id = o.order_id
         union all
-        select b.due_at from orderly.blocked as b
-        where o.status = 0 and lease.order_id is null and b.order_id = o.order_id
+        select b.due_at, null, null, false
+        from orderly.blocked as b where o.status = 0 and lease.order_id is null and b.order_id = o.order_id
+        union all
+        select null, a.held_at, a.hold_reason, true
+        from orderly.set_aside as a where o.status = 0 and lease.order_id is null and a.order_id = o.order_id
         offset 0) as waiting on true;
 
 -- The events of orders, assembled from the orders.

@@ -40,9 +40,13 @@ create table orders (
     outside integer not null default 0,
     -- True if a worker or service knows the token of the latest claim, so that its results count.
     handed_out integer not null default 0,
-    -- Null without ordering per user. Otherwise, while Pending: 0 for the order of its user that may start, 1 for those that
-    -- wait for it.
-    turn integer check (turn in (0, 1))
+    -- 2 for a Pending order that is set aside, in neither line: held, or scheduled. For the other Pending orders null without
+    -- ordering per user, otherwise 0 for the order of its user that may start, 1 for those that wait for it.
+    turn integer check (turn in (0, 1, 2)),
+    start_after integer,
+    -- Set while the order is held.
+    held_at integer,
+    hold_reason text
 ) strict;
 
 -- The lines hold the orders that may start, by either ordering: `coalesce(turn, 0) = 0`.
@@ -57,6 +61,8 @@ create index orders_suspect on orders (due_at, order_id)
 
 -- With ordering per user: a user's Pending orders, the one whose turn it is (0) apart from those that wait (1).
 create index orders_turn on orders (user_id, turn) where status = 0 and turn is not null;
+-- Scheduled orders.
+create index orders_scheduled on orders (start_after, order_id) where status = 0 and turn = 2 and held_at is null;
 -- Orders that wait for another order of their user, longest wait first.
 create index orders_blocked on orders (coalesce(due_at, created_at)) where status = 0 and turn = 1;
 
@@ -65,9 +71,9 @@ create index orders_blocked on orders (coalesce(due_at, created_at)) where statu
 -- All orders by user: spans of 2^12 consecutive ids, ordered by user within each. An order is added to the few pages of the latest
 -- span, however many users and orders there are, and no later change touches its entry.
 create index orders_user on orders (order_id >> 12, user_id);
--- Pending orders outside the first line: they came back, or wait for their turn. With the first line these are all waiting
--- orders.
-create index orders_not_first on orders (order_id) where status = 0 and (due_at is not null or turn = 1);
+-- Pending orders outside the first line: they came back, wait for their turn, or are set aside. With the first line these are
+-- all Pending orders.
+create index orders_not_first on orders (order_id) where status = 0 and (due_at is not null or turn > 0);
 -- In processing: bounded by the slots of nodes and the leases of external workers.
 create index orders_processing on orders (user_id, order_id) where status = 1;
 -- Failed and cancelled: few.
@@ -79,7 +85,8 @@ create index orders_reference on orders (reference, order_id) where reference is
 create table turns_owed (user_id integer primary key) strict;
 
 -- One feed of all events: positions rise in the order of the commits.
--- kind: 0 accepted, 1 started, 2 completed, 3 retry_scheduled, 4 failed, 5 lease_lost, 6 released, 7 cancelled, 8 redriven.
+-- kind: 0 accepted, 1 started, 2 completed, 3 retry_scheduled, 4 failed, 5 lease_lost, 6 released, 7 cancelled, 8 redriven,
+-- 9 held, 10 unheld.
 create table events (
     position integer primary key,
     order_id integer not null,
@@ -160,6 +167,9 @@ create table counters (
     completed integer not null,
     failed integer not null,
     cancelled integer not null,
+    -- Pending orders that are held, and others that are scheduled.
+    held integer not null,
+    scheduled integer not null,
     processing_micros integer not null,
     -- The last order id and position given out; never reused, whatever is deleted.
     last_order_id integer not null,
@@ -167,7 +177,8 @@ create table counters (
     paused integer not null check (paused in (0, 1)),
     -- The low-water mark: the highest position of an event that retention removed. After it the feed has no holes.
     complete_after integer not null,
-    -- The ordering: 0 none, 1 per user, 2 per user, where failed orders block later ones.
+    -- The ordering: 0 none, 1 per user, 2 per user, where failed orders block later ones; 3 and 4 like 1 and 2, but held and
+    -- scheduled orders do not block later ones.
     ordering integer not null,
     -- The highest order id given out at the last change of the ordering. Later orders never started by another rule.
     ordering_from integer not null,
@@ -177,7 +188,7 @@ create table counters (
     check (paused = (paused_at is not null))
 ) strict;
 
-insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, null);
+insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, null);
 
 -- Stretches of the store's life. The first begins with the store, each later one when it is restored from a backup. See
 -- docs/decisions/0021-an-epoch-begins-where-history-may-fork.md.

@@ -28,7 +28,11 @@ pub enum Command {
     /// Send a Failed or Cancelled order, or many Failed ones, back to Pending; end the backoff of a Pending one
     Retry(Retry),
     /// Cancel a Pending, Processing or Failed order
-    Cancel(Cancel),
+    Cancel(Act),
+    /// Keep a Pending order from starting until it is released
+    Hold(Act),
+    /// Release a held order
+    Release(Act),
 }
 
 #[derive(clap::Args)]
@@ -69,7 +73,7 @@ pub struct Retry {
 }
 
 #[derive(clap::Args)]
-pub struct Cancel {
+pub struct Act {
     #[arg(value_parser = id())]
     order_id: i64,
     /// Kept in the history
@@ -129,10 +133,9 @@ pub async fn run(command: &Command) -> Result<Verdict, Failure> {
             Some(id) => act(&args.common, id, "retry", &args.options()).await,
             None => retry_failed(args).await,
         },
-        Command::Cancel(args) => {
-            let options = with_reason(json!({}), args.reason.as_deref());
-            act(&args.common, args.order_id, "cancel", &options).await
-        }
+        Command::Cancel(args) => args.act("cancel").await,
+        Command::Hold(args) => args.act("hold").await,
+        Command::Release(args) => args.act("release").await,
     }?;
     Ok(Verdict::Good)
 }
@@ -200,6 +203,13 @@ async fn retry_failed(args: &Retry) -> Result<(), Failure> {
         output::message("more orders match than one call takes: run it again for the rest");
     }
     Ok(())
+}
+
+impl Act {
+    async fn act(&self, action: &str) -> Result<(), Failure> {
+        let options = with_reason(json!({}), self.reason.as_deref());
+        act(&self.common, self.order_id, action, &options).await
+    }
 }
 
 impl Retry {

@@ -226,9 +226,10 @@ impl Reader<'_> {
 
     fn ordering_of_users(&mut self) -> Option<Ordering> {
         let (is_by_user, on_failure) = (self.ordering(), self.ordering_on_failure()?);
+        let on_hold = self.ordering_on_hold()?;
         is_by_user.map(|is_by_user| {
             if is_by_user {
-                Ordering::User(on_failure)
+                Ordering::User { on_failure, on_hold }
             } else {
                 Ordering::None
             }

@@ -12,7 +12,7 @@ use super::redis_server::{self, RedisServer};
 use super::values::{self, choice, switch};
 use super::{LogFormat, Secret, ServiceUrl, SigningKey};
 use crate::money::Currency;
-use crate::order::OnFailure;
+use crate::order::{OnFailure, OnHold};
 
 /// Defaults, with a comment on every setting.
 pub const DEFAULT_FILE: &str = include_str!("../../orderly.default.toml");
@@ -132,6 +132,10 @@ settings! {
     ordering_on_failure: "ORDERLY_ORDERING_ON_FAILURE", Public, Server => OnFailure = |text| choice(text, &[
         ("skip", OnFailure::Skip),
         ("block", OnFailure::Block),
+    ]);
+    ordering_on_hold: "ORDERLY_ORDERING_ON_HOLD", Public, Server => OnHold = |text| choice(text, &[
+        ("block", OnHold::Block),
+        ("skip", OnHold::Skip),
     ]);
     currency: "ORDERLY_CURRENCY", Public, Server => Currency = |text| Currency::parse(text).map_err(|error| error.to_string());
     shutdown_grace: "ORDERLY_SHUTDOWN_GRACE", Public, Server => Duration = duration(Duration::ZERO..=HOUR);

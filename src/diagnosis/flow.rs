@@ -6,7 +6,7 @@ use crate::store::{Breaker, Node, Vitals};
 
 pub(super) fn judge(vitals: &Vitals, settings: &Settings, findings: &mut Vec<Finding>) {
     let queue = &vitals.queue;
-    let open = queue.counters.pending + queue.counters.processing;
+    let open = queue.counters.active();
     if let Some(pause) = &queue.pause {
         let age = shown(vitals.read_at.since(pause.at));
         let found = finding(
@@ -25,7 +25,7 @@ pub(super) fn judge(vitals: &Vitals, settings: &Settings, findings: &mut Vec<Fin
     }
     let alive: Vec<&Node> = queue.nodes.iter().filter(|node| node.alive).collect();
     if alive.is_empty() {
-        // Nodes of a serverless database leave the list to sleep, and then no order is open.
+        // Nodes of a serverless database leave the list to sleep, and then no order can be processed.
         if open > 0 {
             let what = format!("no node is alive, {} open", counted(open, "order"));
             findings.push(finding(
@@ -246,8 +246,8 @@ fn differs(alive: &[&Node], findings: &mut Vec<Finding>) {
 /// Writes the number of orders that wait, and the longest wait.
 fn waiting(vitals: &Vitals) -> String {
     let queue = &vitals.queue;
-    let pending = counted(queue.counters.pending, "order");
-    let verb = if queue.counters.pending == 1 {
+    let pending = counted(queue.counters.waiting(), "order");
+    let verb = if queue.counters.waiting() == 1 {
         "waits"
     } else {
         "wait"

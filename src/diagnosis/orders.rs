@@ -160,7 +160,8 @@ fn user_blocked(vitals: &Vitals) -> Option<Finding> {
                 .blocked
                 .oldest_age
                 .is_some_and(|age| age > BLOCKED_LONG);
-            vitals.blocking.first().filter(|first| long && first.backing_off)
+            let first = vitals.blocking.first();
+            first.filter(|first| long && (first.backing_off || first.set_aside))
         })?;
     let (order, waiting) = (blocking.order_id, counted(blocking.orders, "order"));
     Some(if blocking.status == OrderStatus::Failed {
@@ -169,6 +170,16 @@ fn user_blocked(vitals: &Vitals) -> Option<Finding> {
             Severity::Warn,
             format!("order {order} failed and keeps {waiting} of its user waiting"),
             format!("`orderly orders retry {order}` or `orderly orders cancel {order}`"),
+        )
+    } else if blocking.set_aside {
+        finding(
+            Rule::UserBlocked,
+            Severity::Warn,
+            format!("order {order} is held or scheduled and keeps {waiting} of its user waiting"),
+            format!(
+                "`orderly orders release {order}` if it is held, `orderly orders retry {order}` if it is scheduled; or \
+                 ORDERLY_ORDERING_ON_HOLD=skip"
+            ),
         )
     } else {
         finding(

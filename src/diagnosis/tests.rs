@@ -290,6 +290,7 @@ fn the_order_that_blocks_a_user_is_named() {
         order_id: OrderId(48),
         status,
         backing_off,
+        set_aside: false,
         orders: 48,
     };
     // The order before runs, or is about to start: the others wait their turn.

@@ -193,6 +193,7 @@ fn waiting(explanation: &Explanation) -> Vec<ReasonBody> {
     }
     reasons.extend(locked(explanation));
     reasons.extend(refused_now(explanation));
+    reasons.extend(set_aside(explanation));
     reasons.extend(back_off(&explanation.order, explanation.read_at));
     reasons.extend(explanation.waits_for.map(predecessor));
     reasons.extend(nodes(queue));
@@ -257,6 +258,9 @@ fn predecessor(earlier: Predecessor) -> ReasonBody {
             " and is Failed, so this one waits for an operator: POST /orders/{other}/retry gives it new attempts, \
              POST /orders/{other}/cancel cancels it"
         ),
+        OrderStatus::Pending if earlier.set_aside => {
+            format!(" and is held or scheduled; GET /orders/{other}/explain has more")
+        }
         status => format!(" and is {}", status.name()),
     };
     ReasonBody {
@@ -268,6 +272,35 @@ fn predecessor(earlier: Predecessor) -> ReasonBody {
             ),
         )
     }
+}
+
+/// Reports a hold, or else the time before which the order does not start.
+fn set_aside(explanation: &Explanation) -> Option<ReasonBody> {
+    let order = &explanation.order;
+    if let Some(hold) = &order.request.hold {
+        let because = hold
+            .reason
+            .as_ref()
+            .map_or_else(String::new, |reason| format!(" ({})", reason.as_str()));
+        return Some(reason(
+            Reason::Held,
+            format!(
+                "the order is held{because}; POST /orders/{}/release releases it",
+                order.order_id
+            ),
+        ));
+    }
+    let start_after = order.request.start_after.filter(|_| explanation.set_aside)?;
+    Some(ReasonBody {
+        until: Some(Time(start_after)),
+        ..reason(
+            Reason::Scheduled,
+            format!(
+                "the order waits for its start_after; POST /orders/{}/retry makes it due now",
+                order.order_id
+            ),
+        )
+    })
 }
 
 fn back_off(order: &Order, now: Timestamp) -> Option<ReasonBody> {

@@ -90,6 +90,10 @@ struct MetricsBody {
     /// Longest wait of a blocked order; null if there is none.
     #[schema(required)]
     oldest_blocked_seconds: Option<f64>,
+    /// Pending orders that are held.
+    held_orders: u64,
+    /// Other Pending orders that wait for their `start_after`.
+    scheduled_orders: u64,
 }
 
 impl From<&QueueState> for MetricsBody {
@@ -107,6 +111,8 @@ impl From<&QueueState> for MetricsBody {
             queue_paused: state.pause.is_some(),
             blocked_orders: state.blocked.orders,
             oldest_blocked_seconds: state.blocked.oldest_age.map(|age| age.as_secs_f64()),
+            held_orders: counters.held,
+            scheduled_orders: counters.scheduled,
         }
     }
 }
@@ -317,7 +323,8 @@ mod tests {
             concat!(
                 r#"{"total_orders":50,"pending_orders":5,"processing_orders":3,"completed_orders":42,"#,
                 r#""failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.75","#,
-                r#""oldest_waiting_seconds":1.5,"queue_paused":true,"blocked_orders":2,"oldest_blocked_seconds":60.0}"#
+                r#""oldest_waiting_seconds":1.5,"queue_paused":true,"blocked_orders":2,"oldest_blocked_seconds":60.0,"#,
+                r#""held_orders":0,"scheduled_orders":0}"#
             )
         );
     }

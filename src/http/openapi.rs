@@ -141,9 +141,11 @@ impl Modify for OptionalBodies {
 }
 
 /// Paths whose POST takes a body or none.
-const OPTIONAL_BODIES: [&str; 5] = [
+const OPTIONAL_BODIES: [&str; 7] = [
     "/leases",
     "/orders/{id}/cancel",
+    "/orders/{id}/hold",
+    "/orders/{id}/release",
     "/orders/{id}/retry",
     "/queue/pause",
     "/queue/resume",

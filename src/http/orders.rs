@@ -15,7 +15,7 @@ use super::cursor::{self, ORDERLY_CURSOR};
 use super::openapi::{InvalidFields, InvalidParameters, UnknownOrder};
 use super::problem::{Problem, ProblemBody, ProblemType};
 use super::query;
-use super::wire::{self, Cancel, EventBody, EventsBody, OrderBody, PageBody, Redrive, RedrivenBody, Retry};
+use super::wire::{self, Action, EventBody, EventsBody, OrderBody, PageBody, Redrive, RedrivenBody, Retry};
 use crate::live::{Filter, Next, Subscription};
 use crate::order::{Order, OrderId, UserId};
 use crate::store::{Acted, FeedCursor, OrderPage, OrderView, RedriveOptions, RedriveQuery, StoreError};
@@ -126,7 +126,7 @@ pub async fn history(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(
     post, operation_id = "cancelOrder", path = "/orders/{id}/cancel", tag = "orders",
     params(("id" = i64, Path, description = "The order's id")),
-    request_body(content = Cancel),
+    request_body(content = Action),
     responses(
         (status = 200, description = "Cancelled, now or before", body = OrderBody),
         UnknownOrder,
@@ -136,15 +136,57 @@ pub async fn history(call: Call) -> Result<Response, Problem> {
 )]
 pub async fn cancel(call: Call) -> Result<Response, Problem> {
     let id = call.order_id()?;
-    let (shared, action) = read_action::<Cancel>(call).await?;
+    let (shared, action) = read_action::<Action>(call).await?;
     let reason = action.and_then(|action| action.reason);
     acted(shared.store.cancel(id, reason).await?, "cancelled")
 }
 
+/// Hold an order
+///
+/// A Pending order does not start until it is released.
+#[utoipa::path(
+    post, operation_id = "holdOrder", path = "/orders/{id}/hold", tag = "orders",
+    params(("id" = i64, Path, description = "The order's id")),
+    request_body(content = Action),
+    responses(
+        (status = 200, description = "Held, now or before", body = OrderBody),
+        UnknownOrder,
+        (status = 409, description = "Not Pending; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+        InvalidFields,
+    )
+)]
+pub async fn hold(call: Call) -> Result<Response, Problem> {
+    let id = call.order_id()?;
+    let (shared, action) = read_action::<Action>(call).await?;
+    let reason = action.and_then(|action| action.reason);
+    acted(shared.store.hold(id, reason).await?, "held")
+}
+
+/// Release a held order
+///
+/// The order starts soon: it counts as waiting since it was accepted. Before its `start_after` or in backoff it waits for its time.
+#[utoipa::path(
+    post, operation_id = "releaseOrder", path = "/orders/{id}/release", tag = "orders",
+    params(("id" = i64, Path, description = "The order's id")),
+    request_body(content = Action),
+    responses(
+        (status = 200, description = "Pending and not held, now or before", body = OrderBody),
+        UnknownOrder,
+        (status = 409, description = "Not Pending; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+        InvalidFields,
+    )
+)]
+pub async fn release(call: Call) -> Result<Response, Problem> {
+    let id = call.order_id()?;
+    let (shared, action) = read_action::<Action>(call).await?;
+    let reason = action.and_then(|action| action.reason);
+    acted(shared.store.release(id, reason).await?, "released")
+}
+
 /// Retry an order
 ///
-/// A Failed or Cancelled order starts again, under a new idempotency key unless `same_key` is true. A Pending order in its backoff becomes due now and keeps its attempts; any
-/// other Pending order stays unchanged.
+/// A Failed or Cancelled order starts again, under a new idempotency key unless `same_key` is true. A Pending order in its
+/// backoff, or before its `start_after`, becomes due now and keeps its attempts; any other Pending order stays unchanged.
 #[utoipa::path(
     post, operation_id = "retryOrder", path = "/orders/{id}/retry", tag = "orders",
     params(("id" = i64, Path, description = "The order's id")),

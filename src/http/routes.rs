@@ -100,6 +100,8 @@ fn made() -> Vec<Route> {
         Route::new(Keyed, orders::__path_history, orders::history),
         Route::new(Keyed, explain::__path_explain, explain::explain),
         Route::new(Keyed, orders::__path_cancel, orders::cancel),
+        Route::new(Keyed, orders::__path_hold, orders::hold),
+        Route::new(Keyed, orders::__path_release, orders::release),
         Route::new(Keyed, orders::__path_retry, orders::retry),
         Route::new(Keyed, orders::__path_retry_matching, orders::retry_matching),
         Route::new(Keyed, leases::__path_take, leases::take),

@@ -20,6 +20,6 @@ pub use events::{EventBody, EventsBody, FeedBody};
 pub use leases::{Complete, Fail, LeaseBody, LeasesBody, Release, Renew, RenewalBody, Take};
 pub use messages::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, event_message, read_message};
 pub use requests::{
-    Cancel, NewOrders, QueueAction, Redrive, Retry, read_batch, read_batch_lines, read_order, user_schema,
+    Action, NewOrders, QueueAction, Redrive, Retry, read_batch, read_batch_lines, read_order, user_schema,
 };
 pub use time::{PLUS_DECODED, TIME_EXPECTED, lost_a_plus, parse_time};

@@ -36,6 +36,8 @@ impl OrderBody<'_> {
             result,
             currency,
             items,
+            start_after,
+            held,
         } = self;
         to.reserve(self.bytes_about());
         to.extend_from_slice(b"{\"order_id\":");
@@ -88,6 +90,14 @@ impl OrderBody<'_> {
             to.extend_from_slice(b",\"items\":");
             verbatim(items.as_ref(), to);
         }
+        if start_after.is_some() {
+            to.extend_from_slice(b",\"start_after\":");
+            time(start_after.as_ref(), to)?;
+        }
+        if let Some(held) = held {
+            to.extend_from_slice(b",\"held\":");
+            serde_json::to_writer(&mut *to, held)?;
+        }
         to.push(b'}');
         Ok(())
     }
@@ -103,6 +113,11 @@ impl OrderBody<'_> {
             + verbatim(&self.metadata)
             + verbatim(&self.items)
             + verbatim(&self.result)
+            + self
+                .held
+                .as_ref()
+                .and_then(|held| held.reason)
+                .map_or(0, str::len)
     }
 }
 
@@ -226,7 +241,7 @@ mod tests {
 
     use super::*;
     use crate::money::{self, Currency, Money};
-    use crate::order::{Code, Items, Line, NewOrder, Order, OrderId, OrderStatus, Reference};
+    use crate::order::{Code, Hold, Items, Line, NewOrder, Order, OrderId, OrderStatus, Reason, Reference};
     use crate::portable_json::JsonText;
     use crate::time::Timestamp;
 
@@ -285,6 +300,7 @@ mod tests {
             let lines: Vec<Line> = items.iter().map(line).collect();
             let (reference, last_error) = texts.unzip();
             let later = later.map(Timestamp::from_micros);
+            let reason = last_error.as_deref().and_then(|text: &str| Reason::parse(text).ok());
             let order = Order {
                 order_id: OrderId(order_id),
                 request: NewOrder {
@@ -294,6 +310,8 @@ mod tests {
                     currency,
                     reference: reference.and_then(|text| Reference::parse(&text).ok()),
                     metadata: json.map(Into::into),
+                    start_after: later,
+                    hold: later.map(|_| Hold { reason }),
                 },
                 status,
                 version,
@@ -303,6 +321,7 @@ mod tests {
                 processing_at: later,
                 finished_at: later,
                 next_attempt_at: later,
+                held_at: later,
                 last_error,
                 result: json.map(|json| JsonText::parse(json).unwrap()),
             };

@@ -53,9 +53,14 @@ pub struct Accepted {
     pub replayed: bool,
 }
 
-/// Reports whether the queue takes `orders` more while it holds `pending`; the limit is `pending_max`.
-pub(super) fn has_room(pending: u64, orders: usize, pending_max: Option<u64>) -> bool {
-    pending_max.is_none_or(|limit| pending + orders as u64 <= limit)
+/// Reports whether the queue takes `orders` more while so many wait; the limit is `waiting_max`.
+pub(super) fn has_room(waiting: u64, orders: u64, waiting_max: Option<u64>) -> bool {
+    orders == 0 || waiting_max.is_none_or(|limit| waiting + orders <= limit)
+}
+
+/// Counts the orders that wait from `now` on; the others are set aside.
+pub(super) fn waiting_from(orders: &[NewOrder], now: Timestamp) -> u64 {
+    orders.iter().filter(|order| !order.is_set_aside(now)).count() as u64
 }
 
 /// Counts the orders that wait for their commit, up to [`ORDERS_WAITING_MAX`].

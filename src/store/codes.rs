@@ -2,7 +2,7 @@
 
 use crate::event::EventKind;
 use crate::lease::ProcessorKind;
-use crate::order::{OnFailure, OrderStatus, Ordering};
+use crate::order::{OnFailure, OnHold, OrderStatus, Ordering};
 use crate::store::Breaker;
 
 const STATUSES: [OrderStatus; 5] = [
@@ -13,7 +13,7 @@ const STATUSES: [OrderStatus; 5] = [
     OrderStatus::Cancelled,
 ];
 
-const KINDS: [EventKind; 9] = [
+const KINDS: [EventKind; 11] = [
     EventKind::Accepted,
     EventKind::Started,
     EventKind::Completed,
@@ -23,12 +23,22 @@ const KINDS: [EventKind; 9] = [
     EventKind::Released,
     EventKind::Cancelled,
     EventKind::Redriven,
+    EventKind::Held,
+    EventKind::Unheld,
 ];
 
-const ORDERINGS: [Ordering; 3] = [
+const ORDERINGS: [Ordering; 5] = [
     Ordering::None,
-    Ordering::User(OnFailure::Skip),
-    Ordering::User(OnFailure::Block),
+    Ordering::by_user(OnFailure::Skip),
+    Ordering::by_user(OnFailure::Block),
+    Ordering::User {
+        on_failure: OnFailure::Skip,
+        on_hold: OnHold::Skip,
+    },
+    Ordering::User {
+        on_failure: OnFailure::Block,
+        on_hold: OnHold::Skip,
+    },
 ];
 
 const BREAKERS: [Breaker; 3] = [Breaker::Closed, Breaker::Open, Breaker::HalfOpen];

@@ -115,7 +115,7 @@ async fn write(
     let rule = source.start_rule().await?;
     let ordering_from = match rule.ordering {
         Ordering::None => rule.from,
-        Ordering::User(_) => source.last_order_id().await?,
+        Ordering::User { .. } => source.last_order_id().await?,
     };
     target
         .write_numbers(&counters, pause.as_ref(), ordering_from)

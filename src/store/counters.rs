@@ -10,6 +10,10 @@ pub struct Counters {
     pub completed: u64,
     pub failed: u64,
     pub cancelled: u64,
+    /// Pending orders that are held.
+    pub held: u64,
+    /// Other Pending orders that wait for their `start_after`.
+    pub scheduled: u64,
     /// Sum of the durations of the completing attempts of all Completed orders, in microseconds.
     pub processing_micros: u64,
 }
@@ -19,9 +23,14 @@ impl Counters {
         self.pending + self.processing + self.completed + self.failed + self.cancelled
     }
 
-    /// Orders that are not final: Pending and Processing.
-    pub fn open(&self) -> u64 {
-        self.pending + self.processing
+    /// Pending orders that are neither held nor scheduled.
+    pub fn waiting(&self) -> u64 {
+        self.pending.saturating_sub(self.held + self.scheduled)
+    }
+
+    /// Orders that nodes process now or could process next.
+    pub fn active(&self) -> u64 {
+        self.waiting() + self.processing
     }
 
     pub fn of(&self, status: OrderStatus) -> u64 {

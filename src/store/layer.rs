@@ -9,9 +9,9 @@ use futures_util::future::BoxFuture;
 
 use super::{
     Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
-    FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
-    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveOptions, RedriveQuery, Redriven, Renewed,
-    Settled, SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
+    FeedPage, FeedPosition, Fired, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim,
+    Leaving, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveOptions, RedriveQuery,
+    Redriven, Renewed, Settled, SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
 };
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
@@ -183,8 +183,11 @@ verbs! {
     claimed(id: OrderId) -> Option<LatestClaim>;
     give_back_expired(request: GiveBack) -> GivenBack;
     join(heartbeat: Heartbeat, crashes_max: u32) -> GivenBack;
-    leave(node: NodeId) -> ();
+    leave(node: NodeId, leaving: Leaving) -> ();
     cancel(id: OrderId, reason: Option<Reason>) -> Acted;
+    hold(id: OrderId, reason: Option<Reason>) -> Acted;
+    release(id: OrderId, reason: Option<Reason>) -> Acted;
+    fire_timers(except: Arc<[OrderId]>) -> Fired;
     redrive(id: OrderId, options: RedriveOptions) -> Acted;
     redrive_matching(query: RedriveQuery) -> Redriven;
     prune(request: Prune) -> Pruned;

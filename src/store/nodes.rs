@@ -13,6 +13,14 @@ pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Nodes listed in one `QueueState`, at most.
 pub const NODES_MAX: usize = 1_000;
 
+/// The reason for which a node leaves the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// It sleeps, and wakes for scheduled orders by itself.
+    ToSleep,
+    ToStop,
+}
+
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     pub node: NodeId,

@@ -67,9 +67,11 @@ pub struct Explanation {
     pub lease: Option<CurrentLease>,
     /// The order lost several leases. A node processes one such order at a time.
     pub suspect: bool,
+    /// The order is in neither line: it is held or scheduled.
+    pub set_aside: bool,
     /// Set while the order is blocked: the order of the same user that it waits for.
     pub waits_for: Option<Predecessor>,
-    /// Set while the order could start: Pending, due and not blocked.
+    /// Set while the order could start: Pending, due, not blocked and not set aside.
     pub place: Option<Place>,
     /// The session of the database that has locked the order.
     pub locked_by: Option<LockHolder>,
@@ -87,6 +89,8 @@ pub struct Predecessor {
     pub order_id: OrderId,
     /// Pending, Processing or Failed. While it is Failed, the others wait for an operator.
     pub status: OrderStatus,
+    /// It is held or scheduled.
+    pub set_aside: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

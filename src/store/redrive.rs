@@ -60,11 +60,11 @@ impl Redriven {
     }
 }
 
-/// Reports whether a redrive changes an order with this status. A Failed or Cancelled order starts again; a Pending one in backoff
-/// becomes due.
-pub(super) fn changes(status: OrderStatus, backs_off: bool) -> bool {
+/// Reports whether a redrive changes an order with this status. A Failed or Cancelled order starts again; a Pending one that waits
+/// for a time, in backoff or scheduled, becomes due.
+pub(super) fn changes(status: OrderStatus, waits_for_time: bool) -> bool {
     match status {
-        OrderStatus::Pending => backs_off,
+        OrderStatus::Pending => waits_for_time,
         ended_or_running => OrderStatus::after(Some(ended_or_running), EventKind::Redriven).is_some(),
     }
 }

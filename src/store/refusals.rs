@@ -193,6 +193,7 @@ pub enum RefusedChange {
     TakingBack,
     Redrive,
     Removal,
+    Timer,
 }
 
 impl RefusedChange {
@@ -207,6 +208,10 @@ impl RefusedChange {
             RefusedChange::TakingBack => ("take back", "they stay Processing until the cause is gone"),
             RefusedChange::Redrive => ("redrive", "they stay as they are"),
             RefusedChange::Removal => ("remove", "they stay until the cause is gone"),
+            RefusedChange::Timer => (
+                "move into their line",
+                "they stay scheduled; retrying every half minute",
+            ),
         }
     }
 }

@@ -191,6 +191,8 @@ pub struct OrderRecord {
     pub lease: Option<LeaseRecord>,
     /// Leases that were lost with their holders.
     pub crashes: u32,
+    /// The order is in neither line: it is held or scheduled.
+    pub set_aside: bool,
     pub events: Vec<EventRecord>,
 }
 

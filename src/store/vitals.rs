@@ -233,6 +233,8 @@ pub struct Blocking {
     pub status: OrderStatus,
     /// It waits for its next attempt, which is not due yet.
     pub backing_off: bool,
+    /// It is held or scheduled.
+    pub set_aside: bool,
     /// Orders that wait for it.
     pub orders: u64,
 }

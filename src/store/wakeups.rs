@@ -15,6 +15,8 @@ pub struct Wakeups {
     /// Separate from `work`: while the queue is paused, `work` fires on every accept and is ignored.
     resumed: Notify,
     changed: Notify,
+    /// A time at which the store has something to do may have come nearer.
+    timers: Notify,
     /// Another node cancelled an order that may run here.
     cancelled: Notify,
     /// Written by the store. False while it may miss commits of other nodes.
@@ -137,6 +139,15 @@ impl Wakeups {
     pub fn notify_resumed(&self) {
         self.resumed.notify_one();
         self.work.notify_one();
+    }
+
+    /// Waits until a scheduled order may have been stored or changed since the last call. Only one task may call this.
+    pub async fn timers(&self) {
+        self.timers.notified().await;
+    }
+
+    pub fn notify_timers(&self) {
+        self.timers.notify_one();
     }
 
     /// Waits until there may be new events since the last call. Only one task may call this.

@@ -15,6 +15,7 @@ pub fn check(record: &OrderRecord, report: &mut Report) {
     findings.check_end(&history);
     findings.check_lease();
     findings.check_due_time(&history);
+    findings.check_set_aside(&history);
     findings.check_last_error(&history);
 }
 
@@ -30,8 +31,10 @@ struct History {
     started_by: Option<NodeId>,
     /// Time of the end, if the order has ended.
     ended_at: Option<Timestamp>,
-    /// Set once the order left the first line: it was started or redriven.
+    /// Set once the order left the first line: it was started, redriven or released.
     second_line: bool,
+    /// Time of the hold, while the order is held.
+    held_at: Option<Timestamp>,
     /// Error of the last attempt since the last redrive that failed or was given back with a reason. A lost lease says
     /// nothing about the order.
     last_error: Option<String>,
@@ -54,7 +57,10 @@ impl Findings<'_> {
 
     fn follow_events(&mut self) -> History {
         let record = self.record;
-        let mut history = History::default();
+        let mut history = History {
+            held_at: self.held_from_the_start(),
+            ..History::default()
+        };
         for (index, stored) in record.events.iter().enumerate() {
             let event = &stored.event;
             let previous = index.checked_sub(1).map(|before| &record.events[before]);
@@ -78,6 +84,7 @@ impl Findings<'_> {
                 self.breach(Promise::Times, detail);
             }
             self.check_step(history.status, event);
+            self.check_start(&history, event);
             self.check_attempt(&history, event);
             self.check_node(&history, event);
             history.follow(event);
@@ -101,6 +108,36 @@ impl Findings<'_> {
                 };
                 self.breach(promise, format!("version {version}, {kind}, from {from_name}"));
             }
+        }
+    }
+
+    /// Returns the time of acceptance if the order was held from then on.
+    fn held_from_the_start(&self) -> Option<Timestamp> {
+        let mut kinds = self.record.events.iter().map(|stored| stored.event.kind);
+        let first_change = kinds.find(|kind| matches!(kind, EventKind::Held | EventKind::Unheld));
+        let created_at = self.order().created_at;
+        let held = first_change == Some(EventKind::Unheld)
+            || first_change.is_none() && self.order().held_at == Some(created_at);
+        held.then_some(created_at)
+    }
+
+    fn check_start(&mut self, history: &History, event: &Event) {
+        if event.kind != EventKind::Started {
+            return;
+        }
+        let version = event.version;
+        if history.held_at.is_some() {
+            self.breach(
+                Promise::LegalSteps,
+                format!("version {version} started the order while it was held"),
+            );
+        }
+        let start_after = self.order().request.start_after;
+        if start_after.is_some_and(|time| event.at < time) {
+            self.breach(
+                Promise::LegalSteps,
+                format!("version {version} started the order before its start_after"),
+            );
         }
     }
 
@@ -199,7 +236,13 @@ impl Findings<'_> {
 
     fn check_due_time(&mut self, history: &History) {
         let order = self.order();
-        let expected = order.status == OrderStatus::Pending && history.second_line;
+        let scheduled = order
+            .request
+            .start_after
+            .is_some_and(|time| time > order.created_at);
+        let expected = order.status == OrderStatus::Pending
+            && !self.record.set_aside
+            && (history.second_line || scheduled);
         let detail = match (order.next_attempt_at.is_some(), expected) {
             (true, true) | (false, false) => return,
             (false, true) => "waits in the second line without a next_attempt_at".to_owned(),
@@ -214,6 +257,28 @@ impl Findings<'_> {
             ),
         };
         self.breach(Promise::SecondLine, detail);
+    }
+
+    /// Compares a hold with the events.
+    fn check_set_aside(&mut self, history: &History) {
+        let order = &self.record.order;
+        let may_be_aside = order.held_at.is_some()
+            || order
+                .request
+                .start_after
+                .is_some_and(|time| time > order.created_at);
+        if self.record.set_aside && (order.status != OrderStatus::Pending || !may_be_aside) {
+            self.breach(
+                Promise::SecondLine,
+                "is in no line and neither held nor scheduled".to_owned(),
+            );
+        }
+        if order.held_at.is_some() && !self.record.set_aside {
+            self.breach(Promise::SecondLine, "is held and in a line".to_owned());
+        }
+        if order.held_at != history.held_at {
+            self.breach(Promise::LastEvent, "is held other than its events say".to_owned());
+        }
     }
 
     fn check_last_error(&mut self, history: &History) {
@@ -237,13 +302,19 @@ impl History {
         // The event's own status, so that one bad step is not reported again for every later event.
         self.status = Some(event.status);
         self.ended_at = event.status.is_final().then_some(event.at);
+        self.held_at = self.held_at.filter(|_| !event.status.is_final());
         match event.kind {
             EventKind::Started => {
                 self.started_at = Some(event.at);
                 self.started_by = event.node;
                 self.second_line = true;
             }
-            EventKind::Redriven if !reopens => {}
+            EventKind::Redriven if !reopens => self.second_line = true,
+            EventKind::Held => self.held_at = Some(event.at),
+            EventKind::Unheld => {
+                self.held_at = None;
+                self.second_line = true;
+            }
             EventKind::Redriven => {
                 self.generation += u32::from(!event.detail.same_key);
                 self.second_line = true;
@@ -268,9 +339,12 @@ impl History {
             EventKind::Accepted | EventKind::Redriven => 0,
             EventKind::Started => self.attempts + 1,
             EventKind::LeaseLost | EventKind::Released => self.attempts.saturating_sub(1),
-            EventKind::Completed | EventKind::RetryScheduled | EventKind::Failed | EventKind::Cancelled => {
-                self.attempts
-            }
+            EventKind::Completed
+            | EventKind::RetryScheduled
+            | EventKind::Failed
+            | EventKind::Cancelled
+            | EventKind::Held
+            | EventKind::Unheld => self.attempts,
         }
     }
 }
@@ -283,6 +357,11 @@ fn ends_attempt(kind: EventKind) -> bool {
         | EventKind::LeaseLost
         | EventKind::Released => true,
         // A client cancels, with or without a running attempt.
-        EventKind::Accepted | EventKind::Started | EventKind::Cancelled | EventKind::Redriven => false,
+        EventKind::Accepted
+        | EventKind::Started
+        | EventKind::Cancelled
+        | EventKind::Redriven
+        | EventKind::Held
+        | EventKind::Unheld => false,
     }
 }

@@ -156,12 +156,20 @@ enum FirstStart {
     /// Position of the start in the feed.
     At(i64),
     Waiting,
-    /// Cancelled before its first start: it left the line.
+    /// It left the first line before its first start, or never was in it: cancelled, held or scheduled.
     Never,
 }
 
 impl FirstStart {
     fn of(record: &OrderRecord) -> FirstStart {
+        let order = &record.order;
+        let scheduled = order
+            .request
+            .start_after
+            .is_some_and(|time| time > order.created_at);
+        if record.set_aside || scheduled {
+            return FirstStart::Never;
+        }
         match record.events.get(1) {
             None => FirstStart::Waiting,
             Some(second) if second.event.kind == EventKind::Started => FirstStart::At(second.position),

@@ -39,7 +39,7 @@ impl Starts {
         }
         let line = match self.rule.ordering {
             Ordering::None => None,
-            Ordering::User(_) => {
+            Ordering::User { .. } => {
                 self.check_one_at_a_time(record, report);
                 Some(record.order.request.user_id.key())
             }

@@ -10,6 +10,7 @@ use crate::time::Timestamp;
 mod epochs;
 mod fake_store;
 mod many_writers;
+mod set_aside;
 mod turns;
 
 use EventKind::{

@@ -144,7 +144,11 @@ pub(super) fn observe_wait(shared: &Shared, lease: &Lease) {
     if let Some(processing_at) = order.processing_at
         && order.version == 2
     {
-        let wait = processing_at.since(order.created_at);
+        let could_start_at = order
+            .request
+            .start_after
+            .map_or(order.created_at, |time| time.max(order.created_at));
+        let wait = processing_at.since(could_start_at);
         shared.metrics.order_wait.observe(wait.as_secs_f64());
     }
 }

@@ -13,7 +13,9 @@ use super::{Pace, QUIET_INTERVAL, Shared, jittered};
 use crate::lease::LeaseKey;
 use crate::log_lines::Latch;
 use crate::store::clock::system_clock;
-use crate::store::{Breaker, Heartbeat, NodeReport, RefusedChange, StoreError, StoreHealth, log_refused};
+use crate::store::{
+    Breaker, Heartbeat, Leaving, NodeReport, RefusedChange, StoreError, StoreHealth, log_refused,
+};
 
 /// Heartbeats per validity of one: two may fail before the node counts as dead.
 const BEATS_PER_VALIDITY: u32 = 3;
@@ -134,9 +136,10 @@ async fn announce(shared: &Shared, wanted: Announced) -> Result<(), StoreError> 
         }
         // No sweep: no lease exists anywhere.
         Pace::Idle => send(shared, breaker, QUIET_INTERVAL * BEATS_PER_VALIDITY).await?,
-        Pace::Asleep => return shared.store.leave(shared.settings.node).await,
+        Pace::Asleep => return shared.store.leave(shared.settings.node, Leaving::ToSleep).await,
     }
     shared.awake.notify_one();
+    shared.store.wakeups().notify_timers();
     Ok(())
 }
 

@@ -146,7 +146,9 @@ pub(super) async fn woken_within(shared: &Shared, span: Duration) -> bool {
 /// Sleeps until a request to this node. Other nodes do not wake it, since they process the orders they accept; but a node
 /// that leaves while orders are open notifies the others.
 async fn sleep_until_woken(shared: &Shared) {
-    tracing::info!("no open orders: this node makes no store calls until its next request");
+    tracing::info!(
+        "no orders to process: this node makes no store calls until its next request or scheduled order"
+    );
     shared.set_pace(Pace::Asleep);
     let wakeups = shared.store.wakeups();
     tokio::select! {

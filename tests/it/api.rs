@@ -17,6 +17,7 @@ mod failures;
 mod feed;
 mod feed_lag;
 mod health;
+mod hold;
 mod hostile;
 mod idempotency;
 mod in_process;

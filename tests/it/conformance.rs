@@ -48,6 +48,7 @@ mod fencing;
 mod following;
 mod handed_out;
 mod history;
+mod hold;
 mod idempotency;
 mod leases;
 mod lifecycle;

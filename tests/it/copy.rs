@@ -84,6 +84,10 @@ async fn busy_shop(harness: &Harness) {
     harness.redrive(redriven).await;
     let processing = harness.claim_only(redriven).await;
     assert_eq!(processing.order.order_id, redriven);
+    let held = harness.accept_held().await;
+    harness.release(held).await;
+    harness.hold(held).await;
+    harness.accept_scheduled(Duration::from_mins(1)).await;
     harness
         .accept(vec![order_with_reference("réf \u{1f4e6} 'x'")])
         .await;
@@ -300,7 +304,11 @@ async fn a_database_used_by_a_node_is_not_empty() {
         matches!(&refused, Err(CopyError::NotEmpty { found, .. }) if found == "nodes"),
         "{refused:?}"
     );
-    target.store().leave(NODE_A).await.unwrap();
+    target
+        .store()
+        .leave(NODE_A, orderly::store::Leaving::ToStop)
+        .await
+        .unwrap();
     source.copy_into(&target.home().url()).await.unwrap();
 }
 

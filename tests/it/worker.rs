@@ -16,5 +16,6 @@ mod start;
 mod stopping;
 mod store_link;
 mod sweeps;
+mod timers;
 mod unavailable_store;
 mod world;

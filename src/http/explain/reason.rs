@@ -14,6 +14,10 @@ pub enum Reason {
     Processing,
     /// The queue is paused.
     Paused,
+    /// The order is held until it is released.
+    Held,
+    /// The order waits for its `start_after`.
+    Scheduled,
     /// The order waits for the time of its next attempt.
     BackOff,
     /// Another session of the database has locked the order.
@@ -53,7 +57,13 @@ impl Reason {
             Reason::NoFreeSlot => &[Rule::SlotsFull, Rule::Behind],
             Reason::Suspect => &[Rule::LeasesLost],
             Reason::BehindOrder | Reason::Next => &[Rule::Locked, Rule::Standstill, Rule::Behind],
-            Reason::Ended | Reason::Processing | Reason::BackOff | Reason::Refused | Reason::UserOrder => &[],
+            Reason::Ended
+            | Reason::Processing
+            | Reason::Held
+            | Reason::Scheduled
+            | Reason::BackOff
+            | Reason::Refused
+            | Reason::UserOrder => &[],
         }
     }
 }

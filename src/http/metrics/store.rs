@@ -159,6 +159,18 @@ pub(super) fn of_queue(state: Option<&QueueState>) -> Registry {
         "Pending orders that wait for an earlier order of their user, counted up to 10,000",
         blocked,
     );
+    for (name, help, orders) in [
+        ("held_orders", "Pending orders that are held", state.counters.held),
+        (
+            "scheduled_orders",
+            "Other Pending orders that wait for their start_after",
+            state.counters.scheduled,
+        ),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(orders).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
     let oldest = Gauge::<f64, AtomicU64>::default();
     oldest.set(state.blocked.oldest_age.unwrap_or_default().as_secs_f64());
     registry.register_with_unit(

@@ -83,6 +83,10 @@ pub struct QueueBody {
     /// Longest wait of a blocked order; null if there is none.
     #[schema(required)]
     oldest_blocked_seconds: Option<f64>,
+    /// Pending orders that are held.
+    held: u64,
+    /// Other Pending orders that wait for their `start_after`.
+    scheduled: u64,
     paused: bool,
     /// Null if the queue is not paused.
     #[schema(value_type = Option<String>, format = DateTime, required)]
@@ -170,6 +174,8 @@ impl QueueBody {
             oldest_waiting_seconds: state.oldest_waiting.map(|age| age.as_secs_f64()),
             blocked: state.blocked.orders,
             oldest_blocked_seconds: state.blocked.oldest_age.map(|age| age.as_secs_f64()),
+            held: state.counters.held,
+            scheduled: state.counters.scheduled,
             paused: state.pause.is_some(),
             paused_at: state.pause.as_ref().map(|pause| Time(pause.at)),
             pause_reason: state

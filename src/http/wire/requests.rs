@@ -76,8 +76,8 @@ body! {
 }
 
 body! {
-    /// Body of `POST /orders/{id}/cancel`.
-    pub struct Cancel {
+    /// Body of `POST /orders/{id}/cancel`, `hold` and `release`.
+    pub struct Action {
         reason: Option<Reason> = Optional(reason()),
     }
 }

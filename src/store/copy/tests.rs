@@ -33,6 +33,8 @@ async fn store_of_three(path: &Path) {
             currency: None,
             reference: None,
             metadata: None,
+            start_after: None,
+            hold: None,
         };
         let key = IdempotencyKey {
             scope: "orders".to_owned(),

@@ -15,16 +15,18 @@ use super::rows;
 use super::shared::Shared;
 use crate::money::Currency;
 use crate::order::{NewOrder, OrderId, Reference};
-use crate::store::accept::{Places, has_room};
+use crate::store::accept::{Places, has_room, waiting_from};
+use crate::store::clock::system_clock;
 use crate::store::{Accepted, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
-static ACCEPT: LazyLock<String> =
-    LazyLock::new(|| named("select order_ids, accepted_at from :accept($1, $2, $3, $4, $5, $6, $7, $8, $9)"));
+static ACCEPT: LazyLock<String> = LazyLock::new(|| {
+    named("select order_ids, accepted_at from :accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+});
 static ACCEPT_KEYED: LazyLock<String> = LazyLock::new(|| {
     named(
         "select stored_call, stored_order_ids, accepted_at
-         from :accept_keyed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+         from :accept_keyed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     )
 });
 
@@ -68,6 +70,11 @@ impl Call for Accept {
             let keys = admitted.iter().filter(|(_, call)| call.key.is_some()).count();
             shared.keys_stored.fetch_add(keys, Ordering::Relaxed);
             shared.work_committed();
+            let scheduled =
+                |(_, call): &(usize, &Accept)| call.orders.iter().any(|order| order.start_after.is_some());
+            if admitted.iter().any(scheduled) {
+                shared.wakeups.notify_timers();
+            }
         }
         let missing: Vec<usize> = (0..calls.len())
             .filter(|number| !stored.contains_key(number))
@@ -108,15 +115,17 @@ async fn admitted<'c>(
     };
     let counted = connection
         .read(
-            "select coalesce(sum(pending), 0)::int8 from orderly.counters",
+            "select coalesce(sum(pending - held - scheduled), 0)::int8 from orderly.counters",
             &[],
         )
         .await?;
     let mut pending = counted.first().map_or(Ok(0), |row| rows::large_count(row, 0))?;
+    let now = system_clock()();
     let takes = |(_, call): &(usize, &Accept)| {
-        let orders = call.orders.len();
+        // By this node's clock: the limit need not be exact.
+        let orders = waiting_from(&call.orders, now);
         let takes = has_room(pending, orders, Some(pending_max));
-        pending += if takes { orders as u64 } else { 0 };
+        pending += if takes { orders } else { 0 };
         takes
     };
     Ok(numbered().filter(takes).collect())
@@ -145,6 +154,9 @@ struct Columns<'c> {
     user_names: Option<Vec<Option<&'c str>>>,
     currencies: Option<Vec<Option<&'c str>>>,
     lines: Option<Vec<Option<&'c str>>>,
+    start_after: Option<Vec<Option<Timestamp>>>,
+    held: Option<Vec<Option<bool>>>,
+    hold_reasons: Option<Vec<Option<&'c str>>>,
 }
 
 impl<'c> Columns<'c> {
@@ -161,10 +173,15 @@ impl<'c> Columns<'c> {
             user_names: unless_empty(orders().map(|order| order.user_id.name())),
             currencies: unless_empty(orders().map(|order| order.currency.map(Currency::code))),
             lines: unless_empty(orders().map(|order| order.items.lines())),
+            start_after: unless_empty(orders().map(|order| order.start_after)),
+            held: unless_empty(orders().map(|order| order.hold.as_ref().map(|_| true))),
+            hold_reasons: unless_empty(
+                orders().map(|order| Some(order.hold.as_ref()?.reason.as_ref()?.as_str())),
+            ),
         }
     }
 
-    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 8] {
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 11] {
         [
             (&self.user_ids, Type::INT8_ARRAY),
             (&self.amounts, Type::INT8_ARRAY),
@@ -174,12 +191,15 @@ impl<'c> Columns<'c> {
             (&self.user_names, Type::TEXT_ARRAY),
             (&self.currencies, Type::TEXT_ARRAY),
             (&self.lines, Type::TEXT_ARRAY),
+            (&self.start_after, Type::TIMESTAMPTZ_ARRAY),
+            (&self.held, Type::BOOL_ARRAY),
+            (&self.hold_reasons, Type::TEXT_ARRAY),
         ]
     }
 }
 
 /// Returns a column, unless no order has the member: most orders have none.
-fn unless_empty<'c>(column: impl Iterator<Item = Option<&'c str>> + Clone) -> Option<Vec<Option<&'c str>>> {
+fn unless_empty<T>(column: impl Iterator<Item = Option<T>> + Clone) -> Option<Vec<Option<T>>> {
     column
         .clone()
         .any(|value| value.is_some())

@@ -2,11 +2,12 @@
 
 use super::class_pool::ClassPool;
 use super::failure::PgFailure;
+use super::locked_change::{Change, Open};
 use super::locked_orders::LockRetry;
 use super::shared::Shared;
 use super::{locked_change, query};
 use crate::event::{EventDetail, EventKind};
-use crate::order::{OrderId, Reason};
+use crate::order::{OrderId, OrderStatus, Reason};
 use crate::store::Acted;
 use crate::store::cancel::changes;
 use crate::store::columns::order_columns;
@@ -29,9 +30,18 @@ pub(super) async fn cancel(
         reason,
         ..EventDetail::default()
     };
+    let change = Change {
+        statement: CANCEL,
+        statuses: &OrderStatus::ALL
+            .into_iter()
+            .filter(|status| changes(*status))
+            .collect::<Vec<_>>(),
+        open: Open::All,
+        detail: &detail,
+    };
     let mut retry = LockRetry::new();
     loop {
-        if let Some(order) = locked_change::change_one(pool, shared, CANCEL, id, &detail, changes).await? {
+        if let Some(order) = locked_change::change_one(pool, shared, &change, id).await? {
             shared.events_committed();
             shared.orders_ended([id]);
             return Ok(Acted::Done(order));

@@ -8,6 +8,8 @@
     delete from orderly.second_line where order_id = any (array(select order_id from second_line))
 ), blocked_gone as (
     delete from orderly.blocked where order_id = any (array(select order_id from blocked))
+), set_aside_gone as (
+    delete from orderly.set_aside where order_id = any (array(select order_id from set_aside))
 ), changed as (
     update orderly.orders as o set
         status = 4,
@@ -28,7 +30,8 @@
     from held cross join drawn cross join moment left join lease using (order_id)
         cross join lateral (select greatest(moment.at, lease.started_at, held.latest) as at) as now_or_later
     where o.order_id = held.order_id
-    returning o.*, null::timestamptz as due_at, held.status as earlier, held.runs
+    returning o.*, null::timestamptz as due_at, null::timestamptz as held_at, null::text as hold_reason, held.status as earlier,
+        held.runs
 ), listed as (
     insert into orderly.cancelled (order_id, user_id) select order_id, user_id from changed
 ), unseen as (
@@ -40,7 +43,9 @@
 ), counted as (
     update orderly.counters set
         pending = pending - (earlier = 0 and not runs)::int, processing = processing - runs::int,
-        failed = failed - (earlier = 3)::int, cancelled = cancelled + 1
+        failed = failed - (earlier = 3)::int, cancelled = cancelled + 1,
+        held = held - (select count(*) from set_aside where held_at is not null),
+        scheduled = scheduled - (select count(*) from set_aside where held_at is null)
     from changed
     where slot = (select orderly.free_counter($2) where exists (select from changed))
 )

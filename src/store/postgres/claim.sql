@@ -40,7 +40,7 @@ begin
     into stored_ordering, stored_processor, running
     from orderly.queue as q where q.id = 1;
     if stored_ordering > 0 and (wanted is null or known_ordering > 0) then
-        unseen := :see_to_turns(unseen_max, stored_ordering = 2, stepped_around);
+        unseen := :see_to_turns(unseen_max, stored_ordering in (2, 4), stored_ordering in (1, 2), stepped_around);
     end if;
     if running and wanted is null then
         select * into first_ids, second_ids, exhausted, passed_first, passed_second
@@ -73,6 +73,6 @@ begin
             where suspect and takes_suspects and order_id <> all (stepped_around)
             order by due_at, order_id limit 1)) as due
         where exists (select from orderly.queue as q where q.id = 1 and not q.paused)),
-        (select sum(pending + processing)::int8 from orderly.counters)
+        (select sum(pending + processing - held - scheduled)::int8 from orderly.counters)
     into transaction, next_due_in_micros, open_orders;
 end $claim$;

@@ -33,6 +33,7 @@ from orderly.orders as o left join (
         select order_id from orderly.first_line
         union all select order_id from orderly.second_line
         union all select order_id from orderly.blocked
+        union all select order_id from orderly.set_aside
         union all select order_id from orderly.leases) as place using (order_id)
 group by o.order_id, o.status
 having count(place.order_id) <> (o.status = 0)::int
@@ -42,6 +43,7 @@ from (
     select order_id from orderly.first_line
     union all select order_id from orderly.second_line
     union all select order_id from orderly.blocked
+    union all select order_id from orderly.set_aside
     union all select order_id from orderly.leases) as place
 where not exists (select from orderly.orders as o where o.order_id = place.order_id)
 union all

@@ -105,6 +105,12 @@ impl Import {
             .map(|record| record.lease.is_some_and(|lease| lease.external))
             .collect();
         let handed_out: Vec<bool> = records.iter().map(|record| record.handed_out).collect();
+        let start_after: Vec<_> = requests().map(|request| request.start_after).collect();
+        let held_at: Vec<_> = orders().map(|order| order.held_at).collect();
+        let hold_reasons: Vec<Option<&str>> = requests()
+            .map(|request| Some(request.hold.as_ref()?.reason.as_ref()?.as_str()))
+            .collect();
+        let set_aside: Vec<bool> = records.iter().map(|record| record.set_aside).collect();
         self.write(
             include_str!("import_orders.sql"),
             &[
@@ -134,6 +140,10 @@ impl Import {
                 (&user_names, Type::TEXT_ARRAY),
                 (&currencies, Type::TEXT_ARRAY),
                 (&lines, Type::TEXT_ARRAY),
+                (&start_after, Type::TIMESTAMPTZ_ARRAY),
+                (&held_at, Type::TIMESTAMPTZ_ARRAY),
+                (&hold_reasons, Type::TEXT_ARRAY),
+                (&set_aside, Type::BOOL_ARRAY),
             ],
         )
         .await
@@ -215,6 +225,8 @@ impl Import {
             counters.failed,
             counters.cancelled,
             counters.processing_micros,
+            counters.held,
+            counters.scheduled,
         ]
         .map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let [
@@ -224,10 +236,12 @@ impl Import {
             failed,
             cancelled,
             processing_micros,
+            held,
+            scheduled,
         ] = &numbers;
         self.write(
             "update orderly.counters set pending = $1, processing = $2, completed = $3, failed = $4, cancelled = $5,
-                 processing_micros = $6
+                 processing_micros = $6, held = $7, scheduled = $8
              where slot = 0",
             &[
                 (pending, Type::INT8),
@@ -236,6 +250,8 @@ impl Import {
                 (failed, Type::INT8),
                 (cancelled, Type::INT8),
                 (processing_micros, Type::INT8),
+                (held, Type::INT8),
+                (scheduled, Type::INT8),
             ],
         )
         .await?;

@@ -1,12 +1,13 @@
--- Stores orders as another store had them, after their events; $1-$26: one row per order.
+-- Stores orders as another store had them, after their events; $1-$30: one row per order.
 with asked as materialized (
     select * from unnest($1::int8[], $2::int2[], $3::int4[], $4::int4[], $5::int4[], $6::int4[], $7::int8[], $8::int8[],
         $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
         $14::timestamptz[], $15::int8[], $16::int8[], $17::text[], $18::text[], $19::text[], $20::text[],
-        $21::text[], $22::bool[], $23::bool[], $24::text[], $25::text[], $26::text[])
+        $21::text[], $22::bool[], $23::bool[], $24::text[], $25::text[], $26::text[], $27::timestamptz[], $28::timestamptz[],
+        $29::text[], $30::bool[])
     as o (order_id, status, version, attempts, generation, crashes, fence, node, lease_expires_at, created_at, changed_at,
         processing_at, finished_at, due_at, user_id, total_amount, item_ids, reference, last_error, metadata, result, outside,
-        handed_out, user_name, currency, lines)
+        handed_out, user_name, currency, lines, start_after, held_at, hold_reason, set_aside)
 ), chunk as materialized (
     -- The events that no other column of the row tells, in parts that fit into the row.
     select order_id, (e.version - 2) / 60 as number, min(e.version) as version,
@@ -19,7 +20,7 @@ with asked as materialized (
 ), stored as (
     insert into orderly.orders (order_id, user_id, total_amount, created_at, accepted_in, item_ids, reference, metadata, status,
         version, attempts, generation, crashes, fence, node, handed_out, changed_at, processing_at, finished_at, started_in,
-        ended_in, last_error, result, history, user_name, currency, lines)
+        ended_in, last_error, result, history, user_name, currency, lines, start_after)
     select order_id, user_id, total_amount, created_at,
         coalesce((select batch from copied_events as e where e.order_id = asked.order_id and e.version = 1), 0),
         item_ids, reference, metadata, case status when 1 then 0 else status end, asked.version - (status = 1)::int, attempts - (status = 1)::int,
@@ -29,17 +30,20 @@ with asked as materialized (
         where e.order_id = asked.order_id and e.version = asked.version - 1 and status in (2, 3)),
         (select batch from copied_events as e
         where e.order_id = asked.order_id and e.version = asked.version and status in (2, 3)),
-        last_error, result, last_chunk.events, user_name, currency, lines
+        last_error, result, last_chunk.events, user_name, currency, lines, start_after
     from asked left join last_chunk using (order_id)
 ), earlier as (
     insert into orderly.history (order_id, version, events)
     select order_id, chunk.version, chunk.events from chunk
     where (order_id, number) not in (select order_id, number from last_chunk)
 ), first_line as (
-    insert into orderly.first_line select order_id from asked where status = 0 and due_at is null
+    insert into orderly.first_line select order_id from asked where status = 0 and due_at is null and not set_aside
 ), second_line as (
     insert into orderly.second_line (order_id, due_at, suspect)
-    select order_id, due_at, crashes >= 2 from asked where status = 0 and due_at is not null
+    select order_id, due_at, crashes >= 2 from asked where status = 0 and due_at is not null and not set_aside
+), aside as (
+    insert into orderly.set_aside (order_id, user_id, held_at, hold_reason, start_after, due_at, suspect)
+    select order_id, user_id, held_at, hold_reason, start_after, created_at, crashes >= 2 from asked where set_aside
 ), leased as (
     insert into orderly.leases (
         order_id, fence, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)

@@ -84,7 +84,12 @@ impl<'q> Listing<'q> {
 const ORDERS: &str = "orderly.orders";
 const LEASES: &str = "orderly.leases";
 /// The tables of Pending orders.
-const LINES: &[&str] = &["orderly.first_line", "orderly.second_line", "orderly.blocked"];
+const LINES: &[&str] = &[
+    "orderly.first_line",
+    "orderly.second_line",
+    "orderly.blocked",
+    "orderly.set_aside",
+];
 
 /// Returns the table that lists the orders with a status, if the status is rare; otherwise that of all orders.
 pub(super) fn table_of(status: OrderStatus) -> &'static str {

@@ -1,8 +1,9 @@
 -- The head of a statement that changes orders for an operator. Locks the orders $1 whose stored status is one of $3, by
--- rising id, and their rows in the lines and lists; of the open orders all with $4, otherwise those in backoff. `held` has
--- the orders that can be changed: an order is left out that is in no such row, is unknown, or is locked by another session.
--- $2: counter row. $5: the detail of the events, or null; $6: a redrive keeps the idempotency key. Served by primary keys, looked up from lists, because a join may scan a whole table that the statistics
--- take for empty.
+-- rising id, and their rows in the lines and lists. Of the open orders, $4 chooses: 0 those that wait for a time, in backoff or
+-- scheduled; 1 all; 2 those that wait and are not held; 3 those that are held. `held` has the orders that can be changed: an order
+-- is left out that is in no such row, is unknown, or is locked by another session. $2: counter row. $5: the detail of the events,
+-- or null; $6: a redrive keeps the idempotency key; $7: the reason of a hold. Served by primary keys, looked up from lists, because
+-- a join may scan a whole table that the statistics take for empty.
 with moment as materialized (
     select clock_timestamp() as at, (select ordering > 0 from orderly.queue where id = 1) as in_turn
 ), found as materialized (
@@ -14,19 +15,25 @@ with moment as materialized (
     for no key update skip locked
 ), lease as materialized (
     select * from orderly.leases
-    where $4 and order_id = any (array(select order_id from found where status = 0))
+    where $4 = 1 and order_id = any (array(select order_id from found where status = 0))
     for update skip locked
 ), first_line as materialized (
     select order_id from orderly.first_line
-    where $4 and order_id = any (array(select order_id from found where status = 0))
+    where $4 in (1, 2) and order_id = any (array(select order_id from found where status = 0))
     for update skip locked
 ), second_line as materialized (
-    select order_id from orderly.second_line
-    where ($4 or due_at > (select at from moment)) and order_id = any (array(select order_id from found where status = 0))
+    select order_id, due_at, suspect from orderly.second_line
+    where ($4 in (1, 2) or $4 = 0 and due_at > (select at from moment)) and order_id = any (array(select order_id from found where status = 0))
     for update skip locked
 ), blocked as materialized (
-    select order_id from orderly.blocked
-    where ($4 or due_at > (select at from moment)) and order_id = any (array(select order_id from found where status = 0))
+    select order_id, due_at, suspect from orderly.blocked
+    where ($4 in (1, 2) or $4 = 0 and due_at > (select at from moment))
+        and order_id = any (array(select order_id from found where status = 0))
+    for update skip locked
+), set_aside as materialized (
+    select * from orderly.set_aside
+    where case $4 when 1 then true when 3 then held_at is not null else held_at is null end
+        and order_id = any (array(select order_id from found where status = 0))
     for update skip locked
 ), failed as materialized (
     select order_id from orderly.failed where order_id = any (array(select order_id from found where status = 3))
@@ -39,7 +46,8 @@ with moment as materialized (
     select found.*, order_id in (select order_id from lease) as runs from found
     where order_id in (
         select order_id from lease union all select order_id from first_line union all select order_id from second_line
-        union all select order_id from blocked union all select order_id from failed union all select order_id from cancelled)
+        union all select order_id from blocked union all select order_id from set_aside union all select order_id from failed
+        union all select order_id from cancelled)
 ), drawn as materialized (
     select nextval('orderly.batch_ids') as batch from (select from held limit 1) as any_held
 ), failed_gone as (

@@ -8,33 +8,56 @@ use super::failure::PgFailure;
 use super::shared::Shared;
 use super::{probe, rows};
 use crate::event::EventDetail;
-use crate::order::{Order, OrderId, OrderStatus};
+use crate::order::{Order, OrderId, OrderStatus, Reason};
 use crate::store::codes;
+
+/// A change of orders.
+pub(super) struct Change<'c> {
+    pub statement: &'c str,
+    /// The statuses that allow it.
+    pub statuses: &'c [OrderStatus],
+    /// The open orders that it changes, if their statuses are among these.
+    pub open: Open,
+    pub detail: &'c EventDetail,
+}
+
+/// Some of the open orders; the numbers are those of `lock_orders.sql`.
+#[derive(Clone, Copy)]
+pub(super) enum Open {
+    /// Pending ones in backoff or scheduled.
+    WaitForTime = 0,
+    All = 1,
+    /// Pending ones that are not held.
+    NotHeld = 2,
+    Held = 3,
+}
 
 /// Changes the orders whose status allows it. Orders that another session has locked have no row in the answer.
 pub(super) async fn change(
     pool: &ClassPool,
     shared: &Shared,
-    statement: &str,
+    change: &Change<'_>,
     ids: &[i64],
-    detail: &EventDetail,
-    changes: impl Fn(OrderStatus) -> bool,
 ) -> Result<Vec<Row>, PgFailure> {
     let slot = Shared::random_counter_slot();
-    // A change that applies to running orders applies to every open order; the other one only to orders in backoff.
-    let all_open = changes(OrderStatus::Processing);
-    let statuses = OrderStatus::ALL.into_iter().filter(|status| changes(*status));
-    let statuses: Vec<i16> = statuses.map(codes::stored_status_code).collect();
-    let stored_detail = detail.to_stored();
-    let parameters: [(&(dyn ToSql + Sync), Type); 6] = [
+    let statuses: Vec<i16> = change
+        .statuses
+        .iter()
+        .map(|status| codes::stored_status_code(*status))
+        .collect();
+    let open = change.open as i16;
+    let stored_detail = change.detail.to_stored();
+    let reason = change.detail.reason.as_ref().map(Reason::as_str);
+    let parameters: [(&(dyn ToSql + Sync), Type); 7] = [
         (&ids, Type::INT8_ARRAY),
         (&slot, Type::INT2),
         (&statuses, Type::INT2_ARRAY),
-        (&all_open, Type::BOOL),
+        (&open, Type::INT2),
         (&stored_detail, Type::TEXT),
-        (&detail.same_key, Type::BOOL),
+        (&change.detail.same_key, Type::BOOL),
+        (&reason, Type::TEXT),
     ];
-    let answer = pool.execute_once(statement, &parameters).await;
+    let answer = pool.execute_once(change.statement, &parameters).await;
     answer.inspect_err(|failure| shared.note_possible_commit(failure))
 }
 
@@ -42,12 +65,10 @@ pub(super) async fn change(
 pub(super) async fn change_one(
     pool: &ClassPool,
     shared: &Shared,
-    statement: &str,
+    one: &Change<'_>,
     id: OrderId,
-    detail: &EventDetail,
-    changes: impl Fn(OrderStatus) -> bool,
 ) -> Result<Option<Order>, PgFailure> {
-    match change(pool, shared, statement, &[id.0], detail, changes).await {
+    match change(pool, shared, one, &[id.0]).await {
         Ok(found) => found.first().map(rows::order).transpose(),
         Err(failure) => Err(probe::refusal_if_store_works(failure, &mut pool.connection()).await),
     }

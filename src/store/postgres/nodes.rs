@@ -19,7 +19,7 @@ use super::shared::Shared;
 use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::nodes::VERSION;
-use crate::store::{Heartbeat, Renewed, StoreError, codes};
+use crate::store::{Heartbeat, Leaving, Renewed, StoreError, codes};
 
 /// The limit for the answer to a heartbeat as a fraction of the lease: there must be time for another heartbeat after
 /// one that hangs.
@@ -162,15 +162,20 @@ fn answer_time_max(lease: Duration) -> Duration {
 pub(super) async fn leave(
     connection: &mut ClassConnection,
     shared: &Shared,
-    node: NodeId,
+    (node, leaving): (NodeId, Leaving),
     message: &str,
 ) -> Result<(), PgFailure> {
+    let counts_scheduled = leaving == Leaving::ToStop;
     // From now on, peers may no longer notify this node.
     shared.listed.send_replace(false);
     connection
         .execute_idempotent(
             include_str!("leave.sql"),
-            &[(&rows::node_code(node), Type::INT8), (&message, Type::TEXT)],
+            &[
+                (&rows::node_code(node), Type::INT8),
+                (&message, Type::TEXT),
+                (&counts_scheduled, Type::BOOL),
+            ],
         )
         .await
         .map(drop)

@@ -278,6 +278,7 @@ fn heard_of(shared: &Shared, work: bool) {
     shared.set_has_peers(true);
     if work {
         shared.wakeups.notify_work();
+        shared.wakeups.notify_timers();
     }
     shared.events_available();
 }

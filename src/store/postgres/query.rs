@@ -129,21 +129,24 @@ pub(super) async fn counters(source: &impl ReadSource) -> Result<Counters, PgFai
     let found = source
         .read(
             "select sum(pending)::int8, sum(processing)::int8, sum(completed)::int8, sum(failed)::int8,
-                 sum(cancelled)::int8, sum(processing_micros)::int8
+                 sum(cancelled)::int8, sum(processing_micros)::int8, sum(held)::int8, sum(scheduled)::int8
              from orderly.counters",
             &[],
         )
         .await?;
-    counters_of(rows::only(&found)?)
+    counters_of(rows::only(&found)?, 6)
 }
 
-fn counters_of(row: &Row) -> Result<Counters, PgFailure> {
+/// Reads the numbers by status from the first columns, and those of orders that are set aside from the columns at `set_aside`.
+fn counters_of(row: &Row, set_aside: usize) -> Result<Counters, PgFailure> {
     Ok(Counters {
         pending: rows::large_count(row, 0)?,
         processing: rows::large_count(row, 1)?,
         completed: rows::large_count(row, 2)?,
         failed: rows::large_count(row, 3)?,
         cancelled: rows::large_count(row, 4)?,
+        held: rows::large_count(row, set_aside)?,
+        scheduled: rows::large_count(row, set_aside + 1)?,
         processing_micros: rows::large_count(row, 5)?,
     })
 }
@@ -179,10 +182,10 @@ pub(super) async fn queue(
         // Everything is read again, so that the numbers belong to one instant.
         found = source.read(QUEUE_AND_BLOCKED, parameters).await?;
         let row = rows::only(&found)?;
-        oldest_undecided = age(row, 10)?;
+        oldest_undecided = age(row, 12)?;
         blocked = Blocked {
-            orders: rows::large_count(row, 11)?,
-            oldest_age: age(row, 12)?,
+            orders: rows::large_count(row, 13)?,
+            oldest_age: age(row, 14)?,
         };
     }
     let row = rows::only(&found)?;
@@ -199,7 +202,7 @@ pub(super) async fn queue(
         )
         .await?;
     Ok(QueueState {
-        counters: counters_of(row)?,
+        counters: counters_of(row, 10)?,
         pause: pause(row)?,
         oldest_waiting,
         blocked,

@@ -20,5 +20,5 @@ select sum(pending)::int8, sum(processing)::int8, sum(completed)::int8, sum(fail
         (select due_at from orderly.second_line
         where suspect and due_at <= (select clock_timestamp())
         order by due_at, order_id limit 1)) as waiting),
-    (select pause_reason from orderly.queue)
+    (select pause_reason from orderly.queue), sum(held)::int8, sum(scheduled)::int8
 from orderly.counters

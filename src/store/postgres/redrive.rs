@@ -10,11 +10,12 @@ use super::bisection::Bisection;
 use super::class_pool::ClassPool;
 use super::failure::PgFailure;
 use super::id_range::{self, Created};
+use super::locked_change::{Change, Open};
 use super::locked_orders::LockRetry;
 use super::shared::Shared;
 use super::{listing, locked_change, query, rows};
 use crate::event::EventKind;
-use crate::order::OrderId;
+use crate::order::{OrderId, OrderStatus};
 use crate::store::columns::order_columns;
 use crate::store::redrive::changes;
 use crate::store::{
@@ -41,18 +42,25 @@ pub(super) async fn redrive(
     options: &RedriveOptions,
 ) -> Result<Acted, PgFailure> {
     let detail = options.detail();
+    let change = Change {
+        statement: REDRIVE,
+        statuses: &OrderStatus::ALL
+            .into_iter()
+            .filter(|status| changes(*status, true))
+            .collect::<Vec<_>>(),
+        open: Open::WaitForTime,
+        detail: &detail,
+    };
     let mut retry = LockRetry::new();
     loop {
-        let redriven =
-            locked_change::change_one(pool, shared, REDRIVE, id, &detail, |status| changes(status, true));
-        if let Some(order) = redriven.await? {
+        if let Some(order) = locked_change::change_one(pool, shared, &change, id).await? {
             shared.work_committed();
             return Ok(Acted::Done(order));
         }
         let Some(order) = query::order(pool, id).await? else {
             return Ok(Acted::Unknown);
         };
-        if !changes(order.status, backs_off(pool, id).await?) {
+        if !changes(order.status, waits_for_time(pool, id).await?) {
             pool.confirm_reads().await?;
             return Ok(Acted::unchanged(order, EventKind::Redriven));
         }
@@ -60,10 +68,10 @@ pub(super) async fn redrive(
     }
 }
 
-/// Reports whether an order is in backoff, by the database's clock.
-async fn backs_off(pool: &ClassPool, id: OrderId) -> Result<bool, PgFailure> {
-    let statement =
-        "select from orderly.order_state where order_id = $1 and status = 0 and due_at > clock_timestamp()";
+/// Reports whether an order is in backoff, by the database's clock, or scheduled.
+async fn waits_for_time(pool: &ClassPool, id: OrderId) -> Result<bool, PgFailure> {
+    let statement = "select from orderly.order_state
+         where order_id = $1 and status = 0 and (due_at > clock_timestamp() or set_aside and held_at is null)";
     let found = pool.read(statement, &[(&id.0, Type::INT8)]).await?;
     Ok(!found.is_empty())
 }
@@ -126,9 +134,14 @@ async fn redrive_some(
     ids: &[i64],
     query: &RedriveQuery,
 ) -> Result<HashSet<i64>, PgFailure> {
-    let afresh = |found| found == query.status && changes(found, false);
     let detail = query.options.detail();
-    let found = locked_change::change(pool, shared, REDRIVE_MANY, ids, &detail, afresh).await?;
+    let change = Change {
+        statement: REDRIVE_MANY,
+        statuses: &[query.status],
+        open: Open::WaitForTime,
+        detail: &detail,
+    };
+    let found = locked_change::change(pool, shared, &change, ids).await?;
     let changed = found.iter().map(|row| rows::column(row, 0));
     let changed = changed.collect::<Result<HashSet<i64>, _>>()?;
     if !changed.is_empty() {

@@ -9,7 +9,7 @@ use crate::epoch::EpochIdentity;
 use crate::event::{Event, EventDetail, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
 use crate::money::{Currency, Money};
-use crate::order::{Items, NewOrder, Order, OrderId, OrderStatus, Ordering, Reference, UserId};
+use crate::order::{Hold, Items, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason, Reference, UserId};
 use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
 use crate::time::Timestamp;
@@ -18,6 +18,7 @@ use crate::time::Timestamp;
 pub(super) fn order(row: &Row) -> Result<Order, PgFailure> {
     let status = status(row, 1)?;
     let due_at: Option<Timestamp> = column(row, 8)?;
+    let held_at: Option<Timestamp> = column(row, 20)?;
     Ok(Order {
         order_id: OrderId(column(row, 0)?),
         status,
@@ -34,7 +35,11 @@ pub(super) fn order(row: &Row) -> Result<Order, PgFailure> {
             items: (column(row, 11)?, column(row, 18)?),
             reference: column(row, 12)?,
             metadata: column(row, 14)?,
+            start_after: column(row, 19)?,
+            held: held_at.is_some(),
+            hold_reason: column(row, 21)?,
         })?,
+        held_at,
         last_error: column(row, 13)?,
         result: column::<Option<String>>(row, 15)?.map(JsonText::from_stored),
     })
@@ -50,6 +55,9 @@ pub(super) struct StoredRequest<'r> {
     pub items: (&'r str, Option<&'r str>),
     pub reference: Option<&'r str>,
     pub metadata: Option<String>,
+    pub start_after: Option<Timestamp>,
+    pub held: bool,
+    pub hold_reason: Option<&'r str>,
 }
 
 /// Puts together the request of an order.
@@ -60,7 +68,12 @@ pub(super) fn request(stored: StoredRequest<'_>) -> Result<NewOrder, PgFailure> 
         items: (codes, lines),
         reference,
         metadata,
+        start_after,
+        held,
+        hold_reason,
     } = stored;
+    let hold_reason = hold_reason.map(Reason::parse).transpose();
+    let reason = hold_reason.map_err(|error| PgFailure::undecodable("a reason", error))?;
     let currency = currency
         .map(Currency::parse)
         .transpose()
@@ -77,6 +90,8 @@ pub(super) fn request(stored: StoredRequest<'_>) -> Result<NewOrder, PgFailure> 
             .transpose()
             .map_err(|error| PgFailure::undecodable("a reference", error))?,
         metadata: metadata.map(Into::into),
+        start_after,
+        hold: held.then_some(Hold { reason }),
     })
 }
 

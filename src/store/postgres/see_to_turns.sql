@@ -1,12 +1,12 @@
 -- Assigns turns for the users with the `unseen_max` oldest changes, and moves orders between `blocked` and the lines. The
 -- first open order of a user gets the turn when it is Pending and none of the user is Processing. With `failed_block`, a
--- Failed order counts as open. Runs under the claim lock. Returns the number of changes it looked at, 0 when it could
+-- Failed order counts as open; with `set_aside_block`, so does one that is set aside. Runs under the claim lock. Returns the number of changes it looked at, 0 when it could
 -- process none of them.
 --
 -- Leaves these to a later claim, and their changes in `unseen`:
 -- - changes that another transaction is making, or has made since this statement began;
 -- - users whose turn would move from or to an order that another session has locked, or whose start the database refused.
-create function :see_to_turns(unseen_max bigint, failed_block boolean, stepped_around bigint[]) returns bigint language plpgsql
+create function :see_to_turns(unseen_max bigint, failed_block boolean, set_aside_block boolean, stepped_around bigint[]) returns bigint language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $turns$
@@ -38,11 +38,15 @@ begin
             case when failed_block then (
                 select f.order_id from orderly.failed as f
                 where (f.user_id, f.order_id) >= (users.user_id, 0) and f.user_id <= users.user_id
-                order by f.user_id, f.order_id limit 1) end as failed
+                order by f.user_id, f.order_id limit 1) end as failed,
+            case when set_aside_block then (
+                select s.order_id from orderly.set_aside as s
+                where (s.user_id, s.order_id) >= (users.user_id, 0) and s.user_id <= users.user_id
+                order by s.user_id, s.order_id limit 1) end as set_aside
         from users
     ), next as materialized (
         select user_id, waits, blocked,
-            case when not runs and coalesce(failed > least(waits, blocked), true) then least(waits, blocked) end as order_id
+            case when not runs and coalesce(least(failed, set_aside) > least(waits, blocked), true) then least(waits, blocked) end as order_id
         from heads
     ), loses as materialized (
         select user_id, waits as order_id from next where waits is distinct from order_id and waits is not null

@@ -166,7 +166,7 @@ impl Shared {
     pub fn lower_bound(&self) -> LowerBound {
         match self.ordering() {
             order::Ordering::None => self.latest_lower_bound().clone(),
-            order::Ordering::User(_) => LowerBound::default(),
+            order::Ordering::User { .. } => LowerBound::default(),
         }
     }
 

@@ -264,7 +264,7 @@ async fn orders_after(
             concat!(
                 "select ",
                 order_columns!(),
-                ", crashes, node, fence, lease_expires_at, outside, handed_out from orderly.order_state
+                ", crashes, node, fence, lease_expires_at, outside, handed_out, set_aside from orderly.order_state
                  where order_id > $1 order by order_id limit $2"
             ),
             &[(&after, Type::INT8), (&limit, Type::INT8)],
@@ -297,6 +297,7 @@ fn record(row: &Row) -> Result<OrderRecord, PgFailure> {
         handed_out: rows::column(row, ORDER_COLUMNS + 5)?,
         lease: Option::zip(node, expires_at).map(lease),
         crashes: rows::count(row, ORDER_COLUMNS)?,
+        set_aside: rows::column(row, ORDER_COLUMNS + 6)?,
         events: Vec::new(),
     })
 }

@@ -26,7 +26,8 @@ pub(super) async fn standing(
         "select ",
         order_columns!(),
         ", crashes, node, lease_expires_at, outside, moment.at, waits_for, ahead, behind, other_line,
-         (select earlier.status from orderly.order_state as earlier where earlier.order_id = waits_for)
+         (select earlier.status from orderly.order_state as earlier where earlier.order_id = waits_for),
+         (select earlier.set_aside from orderly.order_state as earlier where earlier.order_id = waits_for), subject.set_aside
          from subject, moment, waiting, place"
     );
     let ahead_max = i64::try_from(AHEAD_MAX).unwrap_or(i64::MAX);
@@ -51,6 +52,7 @@ pub(super) async fn standing(
             Ok::<_, PgFailure>(Predecessor {
                 order_id: OrderId(order_id),
                 status: rows::status(row, ORDER_COLUMNS + 9)?,
+                set_aside: rows::column(row, ORDER_COLUMNS + 10)?,
             })
         })
         .transpose()?;
@@ -84,6 +86,7 @@ pub(super) async fn standing(
         order: rows::order(row)?,
         lease: Option::zip(node, expires_at).map(lease),
         suspect: rows::count(row, ORDER_COLUMNS)? >= SUSPECT_CRASHES,
+        set_aside: rows::column(row, ORDER_COLUMNS + 11)?,
         waits_for,
         place,
         refused: None,

@@ -20,8 +20,12 @@ with moment as materialized (
             or exists (select from orderly.leases as l where l.order_id = t.order_id offset 0))),
         (select f.order_id from orderly.failed as f
         where (f.user_id, f.order_id) >= (subject.user_id, 0) and (f.user_id, f.order_id) < (subject.user_id, subject.order_id)
-            and queue.ordering = 2
-        order by f.user_id, f.order_id limit 1)) end as waits_for
+            and queue.ordering in (2, 4)
+        order by f.user_id, f.order_id limit 1),
+        (select s.order_id from orderly.set_aside as s
+        where (s.user_id, s.order_id) >= (subject.user_id, 0) and (s.user_id, s.order_id) < (subject.user_id, subject.order_id)
+            and queue.ordering in (1, 2)
+        order by s.user_id, s.order_id limit 1)) end as waits_for
     from subject, orderly.queue as queue
     where queue.id = 1
 ), first_line as materialized (
@@ -39,7 +43,7 @@ with moment as materialized (
 ), place as materialized (
     -- The nearest order before it comes first.
     select
-        case when subject.status <> 0 or subject.due_at > moment.at then null
+        case when subject.status <> 0 or subject.due_at > moment.at or subject.set_aside then null
             when subject.due_at is null then (select count(*) from first_line)
             else (select count(*) from second_line) end as ahead,
         case when subject.due_at is null then (select order_id from first_line limit 1)

@@ -139,6 +139,7 @@ async fn blocking(source: &impl ReadSource, blocked_max: i64) -> Result<Vec<Bloc
             status: rows::status(row, 1)?,
             orders: rows::large_count(row, 2)?,
             backing_off: rows::column(row, 3)?,
+            set_aside: rows::column(row, 4)?,
         })
     };
     found.iter().map(blocking).collect()

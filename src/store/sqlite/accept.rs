@@ -5,10 +5,10 @@ use rusqlite::OptionalExtension;
 use super::group::{CallError, Group};
 use super::rows::OrderCount;
 use super::statements::HotStatement;
-use super::turns;
+use super::{hold, turns};
 use crate::money::{Currency, DECIMALS, Money};
 use crate::order::{Items, NewOrder, OrderId, Reference, UserId};
-use crate::store::accept::has_room;
+use crate::store::accept::{has_room, waiting_from};
 use crate::store::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
@@ -26,7 +26,11 @@ pub(super) fn accept(
     {
         return Ok(first_answer);
     }
-    if !has_room(group.totals.counters.pending, orders.len(), pending_max) {
+    if !has_room(
+        group.totals.counters.waiting(),
+        waiting_from(orders, group.now),
+        pending_max,
+    ) {
         return Err(CallError::Refused(StoreError::QueueFull));
     }
     let order_ids = orders
@@ -53,6 +57,8 @@ pub(super) fn probe(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
         currency: None,
         reference: None,
         metadata: None,
+        start_after: None,
+        hold: None,
     };
     let key = IdempotencyKey {
         scope: "orderly probe".to_owned(),
@@ -66,7 +72,7 @@ pub(super) fn probe(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
 fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::Error> {
     let order_id = group.next_order_id();
     let user = order.user_id.key();
-    let turn = turns::for_new_order(group, user)?;
+    let turn = turns::for_new_order(group, user, order.is_set_aside(group.now))?;
     group.statements.get(HotStatement::InsertOrder)?.execute((
         order_id,
         group.now,
@@ -79,7 +85,14 @@ fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::
         order.user_id.name(),
         order.currency.map(Currency::code),
         order.items.lines(),
+        order.start_after,
+        order.hold.as_ref().map(|_| group.now),
+        order
+            .hold
+            .as_ref()
+            .and_then(|hold| Some(hold.reason.as_ref()?.as_str())),
     ))?;
+    hold::count_accepted(group, order);
     group.record_accepted(order_id);
     Ok(order_id)
 }

@@ -1,7 +1,7 @@
 //! Cancels an order.
 
 use super::group::{CallError, Group, StatusChange};
-use super::{query, rows, turns};
+use super::{hold, query, rows, turns};
 use crate::event::{EventDetail, EventKind};
 use crate::order::{OrderId, Reason};
 use crate::store::Acted;
@@ -19,6 +19,7 @@ pub(super) fn cancel(
     if !changes(order.status) {
         return Ok(Acted::unchanged(order, EventKind::Cancelled));
     }
+    hold::count_out(group, &order)?;
     let cancelled = group
         .connection
         .prepare_cached(concat!(include_str!("cancel.sql"), order_columns!()))?

@@ -5,6 +5,9 @@ update orders set
     lease_expires_at = null,
     outside = 0,
     due_at = null,
+    turn = null,
+    held_at = null,
+    hold_reason = null,
     finished_at = ?2
 where order_id = ?1
 returning -- the columns of an order

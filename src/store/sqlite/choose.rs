@@ -93,7 +93,7 @@ pub(super) fn pick(
     // The caller decides the order of these starts, except among the orders of one user.
     let passed_over = match group.totals.ordering {
         order::Ordering::None => vec![EVERY_EARLIER],
-        order::Ordering::User(_) => Vec::new(),
+        order::Ordering::User { .. } => Vec::new(),
     };
     Ok(Chosen { orders, passed_over })
 }

@@ -108,7 +108,7 @@ pub(super) fn claim(
 ) -> Result<(Claimed, Vec<RefusedOrder>), CallError> {
     if group.totals.paused {
         let paused = Claimed {
-            idle: group.totals.counters.open() == 0,
+            idle: group.totals.counters.active() == 0,
             paused: true,
             ..Claimed::default()
         };
@@ -140,7 +140,7 @@ pub(super) fn claim(
     let claimed = Claimed {
         leases: starts.leases,
         next_due_in: next_due(group, request.suspect, &not_due)?.map(|due| due.since(group.now)),
-        idle: group.totals.counters.open() == 0,
+        idle: group.totals.counters.active() == 0,
         paused: false,
     };
     Ok((claimed, refused))

@@ -27,7 +27,7 @@ pub(super) fn explain(
         .prepare_cached(concat!(
             "select ",
             order_columns!(),
-            ", crashes, node, lease_expires_at, outside from orders where order_id = ?1"
+            ", crashes, node, lease_expires_at, outside, status = 0 and turn is 2 from orders where order_id = ?1"
         ))?
         .query_row([id], |row| {
             let node: Option<NodeId> = row.get(ORDER_COLUMNS + 1)?;
@@ -42,10 +42,11 @@ pub(super) fn explain(
                 rows::order(row)?,
                 row.get::<_, u32>(ORDER_COLUMNS)? >= SUSPECT_CRASHES,
                 Option::zip(node, expires_at).map(lease),
+                row.get::<_, bool>(ORDER_COLUMNS + 4)?,
             ))
         })
         .optional()?;
-    let Some((order, suspect, lease)) = found else {
+    let Some((order, suspect, lease, set_aside)) = found else {
         return Ok(None);
     };
     let ordering = Totals::read(connection)?.ordering;
@@ -55,14 +56,15 @@ pub(super) fn explain(
         node.busy = busy(connection, node.node)?;
     }
     let place = match waits_for {
-        None => place(connection, &order, now)?,
-        Some(_) => None,
+        None if !set_aside => place(connection, &order, now)?,
+        _ => None,
     };
     Ok(Some(Explanation {
         queue,
         order,
         lease,
         suspect,
+        set_aside,
         waits_for,
         place,
         locked_by: None,
@@ -87,20 +89,24 @@ fn waits_for(
     order: &Order,
     ordering: Ordering,
 ) -> Result<Option<Predecessor>, rusqlite::Error> {
-    let Ordering::User(on_failure) = ordering else {
+    let Ordering::User { on_failure, on_hold } = ordering else {
         return Ok(None);
     };
     if order.status != OrderStatus::Pending {
         return Ok(None);
     }
     let user_id = order.request.user_id.key();
-    let earlier =
-        turns::first_open(connection, user_id, on_failure)?.filter(|(first, _)| *first != order.order_id);
+    let earlier = turns::first_open(connection, user_id, on_failure, on_hold)?
+        .filter(|first| first.order_id < order.order_id);
     let found = match earlier {
-        None => turns::in_processing(connection, user_id)?.map(|id| (id, OrderStatus::Processing)),
+        None => turns::running(connection, user_id)?,
         earlier => earlier,
     };
-    Ok(found.map(|(order_id, status)| Predecessor { order_id, status }))
+    Ok(found.map(|first| Predecessor {
+        order_id: first.order_id,
+        status: first.status,
+        set_aside: first.set_aside,
+    }))
 }
 
 fn place(connection: &Connection, order: &Order, now: Timestamp) -> Result<Option<Place>, rusqlite::Error> {

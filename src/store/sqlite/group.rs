@@ -75,6 +75,8 @@ impl IdRun {
 pub(super) struct Effects {
     /// Orders may have become claimable.
     pub work: bool,
+    /// Orders were scheduled.
+    pub timers: bool,
     pub finals: Vec<OrderId>,
     pub accepted: u64,
     pub leases_lost: u64,
@@ -312,7 +314,7 @@ impl Totals {
         connection
             .prepare_cached(
                 "select pending, processing, completed, failed, cancelled, processing_micros,
-                        last_order_id, last_position, complete_after, paused, ordering, ordering_from
+                        last_order_id, last_position, complete_after, paused, ordering, ordering_from, held, scheduled
                  from counters where id = 1",
             )?
             .query_row([], |row| {
@@ -323,6 +325,8 @@ impl Totals {
                         completed: row.get(2)?,
                         failed: row.get(3)?,
                         cancelled: row.get(4)?,
+                        held: row.get(12)?,
+                        scheduled: row.get(13)?,
                         processing_micros: row.get(5)?,
                     },
                     last_order_id: row.get(6)?,
@@ -342,13 +346,15 @@ impl Totals {
             completed,
             failed,
             cancelled,
+            held,
+            scheduled,
             processing_micros,
         } = self.counters;
         connection
             .prepare_cached(
                 "update counters set pending = ?1, processing = ?2, completed = ?3, failed = ?4, cancelled = ?5,
                         processing_micros = ?6, last_order_id = ?7, last_position = ?8, complete_after = ?9,
-                        paused = ?10, ordering = ?11, ordering_from = ?12
+                        paused = ?10, ordering = ?11, ordering_from = ?12, held = ?13, scheduled = ?14
                  where id = 1",
             )?
             .execute((
@@ -364,6 +370,8 @@ impl Totals {
                 self.paused,
                 codes::ordering_code(self.ordering),
                 self.ordering_from,
+                held,
+                scheduled,
             ))?;
         Ok(())
     }

@@ -210,7 +210,7 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Val
 const FIRST_LINE_BY_ID: &str =
     "orders indexed by orders_first where status = 0 and due_at is null and coalesce(turn, 0) = 0";
 const NOT_FIRST_BY_ID: &str =
-    "orders indexed by orders_not_first where status = 0 and (due_at is not null or turn = 1)";
+    "orders indexed by orders_not_first where status = 0 and (due_at is not null or turn > 0)";
 
 /// Lists of a user's orders by id: the table, the index that serves the list, and the condition of that partial index.
 pub(super) const PROCESSING_BY_USER: &str = "orders indexed by orders_processing where status = 1";

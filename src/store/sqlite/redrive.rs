@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use super::group::{CallError, Group, StatusChange};
-use super::{listing, query, rows, turns};
+use super::{hold, listing, query, rows, turns};
 use crate::event::EventKind;
 use crate::order::OrderId;
 use crate::store::columns::order_columns;
@@ -19,7 +19,8 @@ pub(super) fn redrive(
         return Ok(Acted::Unknown);
     };
     let backs_off = order.next_attempt_at.is_some_and(|due_at| due_at > group.now);
-    if !changes(order.status, backs_off) {
+    let scheduled = hold::is_scheduled(group, &order)?;
+    if !changes(order.status, backs_off || scheduled) {
         return Ok(Acted::unchanged(order, EventKind::Redriven));
     }
     let redriven = group
@@ -34,6 +35,7 @@ pub(super) fn redrive(
             ),
             rows::order,
         )?;
+    group.totals.counters.scheduled -= u64::from(scheduled);
     group.record(StatusChange {
         detail: options.detail(),
         ..StatusChange::of_order(EventKind::Redriven, order.status, &redriven)

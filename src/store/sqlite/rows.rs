@@ -7,7 +7,7 @@ use crate::event::{Event, EventDetail, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
 use crate::money::{Currency, Money};
 use crate::order::{
-    BATCH_ORDERS_MAX, Items, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason, Reference, UserId,
+    BATCH_ORDERS_MAX, Hold, Items, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason, Reference, UserId,
 };
 use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
@@ -17,6 +17,7 @@ use crate::time::Timestamp;
 pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
     let status: OrderStatus = row.get(1)?;
     let due_at: Option<Timestamp> = row.get(8)?;
+    let held_at: Option<Timestamp> = row.get(20)?;
     Ok(Order {
         order_id: row.get(0)?,
         status,
@@ -26,8 +27,9 @@ pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
         created_at: row.get(5)?,
         processing_at: row.get(6)?,
         finished_at: row.get(7)?,
-        next_attempt_at: due_at.filter(|_| status == OrderStatus::Pending),
+        next_attempt_at: due_at.filter(|_| status == OrderStatus::Pending && held_at.is_none()),
         request: request(row)?,
+        held_at,
         last_error: row.get(13)?,
         result: row.get::<_, Option<String>>(15)?.map(JsonText::from_stored),
     })
@@ -47,7 +49,15 @@ fn request(row: &Row<'_>) -> Result<NewOrder, rusqlite::Error> {
         items: items.ok_or_else(|| undecodable(11, "not a list of items"))?,
         reference: row.get(12)?,
         metadata: row.get(14)?,
+        start_after: row.get(19)?,
+        hold: hold(row)?,
     })
+}
+
+fn hold(row: &Row<'_>) -> Result<Option<Hold>, rusqlite::Error> {
+    let held_at: Option<Timestamp> = row.get(20)?;
+    let reason = row.get(21)?;
+    Ok(held_at.map(|_| Hold { reason }))
 }
 
 /// Reads a user from the columns of the key and the name.

@@ -59,7 +59,7 @@ pub(super) fn complete(group: &mut Group<'_>, keys: &[LeaseKey]) -> Result<Vec<S
 fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result<bool, rusqlite::Error> {
     match group.totals.ordering {
         Ordering::None => {}
-        Ordering::User(_) => return Ok(false),
+        Ordering::User { .. } => return Ok(false),
     }
     let run = IdRun::starting_at(first.order_id, orders);
     let (now, fence) = (group.now, first.fence);

@@ -248,7 +248,7 @@ fn orders_after(
         .prepare_cached(concat!(
             "select ",
             order_columns!(),
-            ", crashes, node, fence, lease_expires_at, outside, handed_out from orders
+            ", crashes, node, fence, lease_expires_at, outside, handed_out, status = 0 and turn is 2 from orders
              where order_id > ?1 order by order_id limit ?2"
         ))?
         .query_map((after, limit), |row| {
@@ -268,6 +268,7 @@ fn orders_after(
                 node,
                 handed_out: row.get(ORDER_COLUMNS + 5)?,
                 crashes: row.get(ORDER_COLUMNS)?,
+                set_aside: row.get(ORDER_COLUMNS + 6)?,
                 lease: Option::zip(node, expires_at).map(lease),
                 events: Vec::new(),
             })

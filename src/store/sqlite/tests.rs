@@ -3,9 +3,9 @@
 use super::*;
 use crate::metrics::Metrics;
 use crate::money::Money;
-use crate::order::{BATCH_ORDERS_MAX, Items, UserId};
-use crate::store::ORDERS_WAITING_MAX;
+use crate::order::{BATCH_ORDERS_MAX, Items, NewOrder, UserId};
 use crate::store::clock::system_clock;
+use crate::store::{ORDERS_WAITING_MAX, Prune, Store};
 
 mod batching;
 mod second_server;
@@ -18,6 +18,8 @@ pub(super) fn batch() -> Arc<[NewOrder]> {
         currency: None,
         reference: None,
         metadata: None,
+        start_after: None,
+        hold: None,
     };
     vec![order; BATCH_ORDERS_MAX].into()
 }

@@ -5,26 +5,36 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::group::{Group, Totals, require_changed};
 use super::listing::{FAILED_BY_USER, PROCESSING_BY_USER};
-use crate::order::{OnFailure, OrderId, OrderStatus, Ordering};
+use crate::order::{OnFailure, OnHold, OrderId, OrderStatus, Ordering};
 use crate::store::RefusedOrder;
 use crate::time::Timestamp;
 
-/// Values of `orders.turn` for Pending orders: the order has the turn, or it is blocked.
+/// Values of `orders.turn` for Pending orders: the order has the turn, it is blocked, or it is set aside.
 const ITS_TURN: i64 = 0;
 const WAITS: i64 = 1;
+pub(super) const SET_ASIDE: i64 = 2;
 
 /// Lists of a user's Pending orders by id: the one with the turn, and the blocked ones.
 pub(super) const HAS_TURN_BY_USER: &str =
     "orders indexed by orders_turn where status = 0 and turn is not null and turn = 0";
 pub(super) const WAITING_BY_USER: &str =
     "orders indexed by orders_turn where status = 0 and turn is not null and turn = 1";
+pub(super) const SET_ASIDE_BY_USER: &str =
+    "orders indexed by orders_turn where status = 0 and turn is not null and turn = 2";
 
-/// The turn of a new order; `None` if users have no turns.
-pub(super) fn for_new_order(group: &Group<'_>, user_id: i64) -> Result<Option<i64>, rusqlite::Error> {
-    let Ordering::User(on_failure) = group.totals.ordering else {
+/// The turn of a new order; `None` if it may start and users have no turns.
+pub(super) fn for_new_order(
+    group: &Group<'_>,
+    user_id: i64,
+    set_aside: bool,
+) -> Result<Option<i64>, rusqlite::Error> {
+    if set_aside {
+        return Ok(Some(SET_ASIDE));
+    }
+    let Ordering::User { on_failure, on_hold } = group.totals.ordering else {
         return Ok(None);
     };
-    let first = first_open(group.connection, user_id, on_failure)?;
+    let first = first_open(group.connection, user_id, on_failure, on_hold)?;
     Ok(Some(if first.is_some() { WAITS } else { ITS_TURN }))
 }
 
@@ -32,7 +42,7 @@ pub(super) fn for_new_order(group: &Group<'_>, user_id: i64) -> Result<Option<i6
 pub(super) fn for_returning_order(group: &Group<'_>) -> Option<i64> {
     match group.totals.ordering {
         Ordering::None => None,
-        Ordering::User(_) => Some(WAITS),
+        Ordering::User { .. } => Some(WAITS),
     }
 }
 
@@ -78,13 +88,13 @@ pub(super) fn pass_owed(group: &mut Group<'_>) -> Result<Vec<RefusedOrder>, rusq
 
 /// Passes the user's turn. If the database refuses it, changes nothing and returns the refused order.
 fn try_pass(group: &mut Group<'_>, user_id: i64) -> Result<Option<RefusedOrder>, rusqlite::Error> {
-    let Ordering::User(on_failure) = group.totals.ordering else {
+    let Ordering::User { on_failure, on_hold } = group.totals.ordering else {
         return Ok(None);
     };
     let connection = group.connection;
-    let next = match first_open(connection, user_id, on_failure)? {
-        Some((order_id, OrderStatus::Pending)) if in_processing(connection, user_id)?.is_none() => {
-            Some(order_id)
+    let next = match first_open(connection, user_id, on_failure, on_hold)? {
+        Some(first) if first.may_start() && in_processing(connection, user_id)?.is_none() => {
+            Some(first.order_id)
         }
         _ => None,
     };
@@ -109,30 +119,59 @@ fn try_pass(group: &mut Group<'_>, user_id: i64) -> Result<Option<RefusedOrder>,
     Ok(refused.map(|(refusal, order_id)| refusal.of_order(order_id)))
 }
 
-/// The user's first order that later ones wait for: Pending, Processing, or Failed if failures block.
+/// An order that later ones of its user wait for.
+#[derive(Clone, Copy)]
+pub(super) struct FirstOpen {
+    pub order_id: OrderId,
+    pub status: OrderStatus,
+    pub set_aside: bool,
+}
+
+impl FirstOpen {
+    fn may_start(self) -> bool {
+        self.status == OrderStatus::Pending && !self.set_aside
+    }
+}
+
+/// The user's first order that later ones wait for: Pending, Processing, or Failed if failures block. Orders that are set aside
+/// count if they block.
 pub(super) fn first_open(
     connection: &Connection,
     user_id: i64,
     on_failure: OnFailure,
-) -> Result<Option<(OrderId, OrderStatus)>, rusqlite::Error> {
-    const HAS_TURN: (OrderStatus, &str) = (OrderStatus::Pending, HAS_TURN_BY_USER);
-    const WAITING: (OrderStatus, &str) = (OrderStatus::Pending, WAITING_BY_USER);
-    const PROCESSING: (OrderStatus, &str) = (OrderStatus::Processing, PROCESSING_BY_USER);
-    const FAILED: (OrderStatus, &str) = (OrderStatus::Failed, FAILED_BY_USER);
-    let waited_for: &[(OrderStatus, &str)] = match on_failure {
-        OnFailure::Skip => &[HAS_TURN, WAITING, PROCESSING],
-        OnFailure::Block => &[HAS_TURN, WAITING, PROCESSING, FAILED],
-    };
-    let mut first: Option<(OrderId, OrderStatus)> = None;
-    for (status, list) in waited_for {
-        let found = first_of_user(connection, user_id, list)?.map(|order_id| (order_id, *status));
-        first = match (first, found) {
-            (Some(one), Some(other)) if other.0 < one.0 => Some(other),
-            (None, found) => found,
-            (first, _) => first,
+    on_hold: OnHold,
+) -> Result<Option<FirstOpen>, rusqlite::Error> {
+    const ALWAYS: [(OrderStatus, &str); 3] = [
+        (OrderStatus::Pending, HAS_TURN_BY_USER),
+        (OrderStatus::Pending, WAITING_BY_USER),
+        (OrderStatus::Processing, PROCESSING_BY_USER),
+    ];
+    let failed = (on_failure == OnFailure::Block).then_some((OrderStatus::Failed, FAILED_BY_USER));
+    let set_aside = (on_hold == OnHold::Block).then_some((OrderStatus::Pending, SET_ASIDE_BY_USER));
+    let mut first: Option<FirstOpen> = None;
+    for (status, list) in ALWAYS.into_iter().chain(failed).chain(set_aside) {
+        let Some(order_id) = first_of_user(connection, user_id, list)? else {
+            continue;
         };
+        if first.is_none_or(|first| order_id < first.order_id) {
+            first = Some(FirstOpen {
+                order_id,
+                status,
+                set_aside: list == SET_ASIDE_BY_USER,
+            });
+        }
     }
     Ok(first)
+}
+
+/// The user's running order, which later ones wait for.
+pub(super) fn running(connection: &Connection, user_id: i64) -> Result<Option<FirstOpen>, rusqlite::Error> {
+    let running = in_processing(connection, user_id)?;
+    Ok(running.map(|order_id| FirstOpen {
+        order_id,
+        status: OrderStatus::Processing,
+        set_aside: false,
+    }))
 }
 
 /// The user's first Processing order. More than one can run if they started before users had turns.
@@ -181,8 +220,8 @@ pub(super) fn set_ordering(
     group.totals.ordering = ordering;
     // Processing orders get a turn when they return to Pending.
     transaction.execute(
-        "update orders set turn = ?1 where status = 0",
-        [for_returning_order(&group)],
+        "update orders set turn = ?1 where status = 0 and turn is not ?2",
+        (for_returning_order(&group), SET_ASIDE),
     )?;
     group.totals.ordering_from = totals.last_order_id;
     pass_to_all(&mut group)?;

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use super::group::{CallError, Group, Totals};
 use super::{query, turns};
 use crate::lease::NodeId;
-use crate::order::{OrderId, OrderStatus, Ordering};
+use crate::order::{OrderId, Ordering};
 use crate::store::vitals::{
     ACTIVITY_KEPT, ACTIVITY_WINDOW, Activity, Blocking, FAILURES_LOOKED_AT_MAX, Failed, NAMED_MAX,
     RETRYING_LOOKED_AT_MAX, Retrying, Running, Vitals, group_failures, unanswered,
@@ -130,7 +130,7 @@ fn latest_failures(connection: &Connection) -> Result<Vec<Failed>, rusqlite::Err
 }
 
 fn blocking(connection: &Connection, now: Timestamp) -> Result<Vec<Blocking>, rusqlite::Error> {
-    let Ordering::User(on_failure) = Totals::read(connection)?.ordering else {
+    let Ordering::User { on_failure, on_hold } = Totals::read(connection)?.ordering else {
         return Ok(Vec::new());
     };
     let users: Vec<(i64, u64)> = connection
@@ -144,12 +144,16 @@ fn blocking(connection: &Connection, now: Timestamp) -> Result<Vec<Blocking>, ru
         .collect::<Result<_, _>>()?;
     let mut blocking = Vec::new();
     for (user_id, orders) in users {
-        let running = turns::in_processing(connection, user_id)?.map(|id| (id, OrderStatus::Processing));
-        let first = match running {
-            None => turns::first_open(connection, user_id, on_failure)?,
+        let first = match turns::running(connection, user_id)? {
+            None => turns::first_open(connection, user_id, on_failure, on_hold)?,
             running => running,
         };
-        let Some((order_id, status)) = first else {
+        let Some(turns::FirstOpen {
+            order_id,
+            status,
+            set_aside,
+        }) = first
+        else {
             continue;
         };
         let backing_off = connection
@@ -159,6 +163,7 @@ fn blocking(connection: &Connection, now: Timestamp) -> Result<Vec<Blocking>, ru
             order_id,
             status,
             backing_off,
+            set_aside,
             orders,
         });
     }

@@ -345,6 +345,9 @@ impl WriterThread {
         if effects.work {
             wakeups.notify_work();
         }
+        if effects.timers {
+            wakeups.notify_timers();
+        }
         wakeups.notify_final(effects.finals);
     }
 

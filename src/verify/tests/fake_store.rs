@@ -10,7 +10,7 @@ use crate::epoch::FENCE_BITS;
 use crate::event::{Event, EventDetail, EventKind};
 use crate::lease::NodeId;
 use crate::money::Money;
-use crate::order::{Items, NewOrder, Order, OrderId, OrderStatus, Ordering, UserId};
+use crate::order::{Hold, Items, NewOrder, Order, OrderId, OrderStatus, Ordering, UserId};
 use crate::store::snapshot::{
     EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot, StartRule,
 };
@@ -20,7 +20,8 @@ use crate::store::{
 use crate::time::Timestamp;
 
 use EventKind::{
-    Accepted, Cancelled, Completed, Failed, LeaseLost, Redriven, Released, RetryScheduled, Started,
+    Accepted, Cancelled, Completed, Failed, Held, LeaseLost, Redriven, Released, RetryScheduled, Started,
+    Unheld,
 };
 
 /// Node that processes all orders.
@@ -122,7 +123,11 @@ impl FakeStore {
             .expect("tests break rules afterwards, not here");
         order.version += 1;
         order.finished_at = order.status.is_final().then_some(at);
-        order.next_attempt_at = (order.status == OrderStatus::Pending && kind != Accepted).then_some(at);
+        order.next_attempt_at =
+            (order.status == OrderStatus::Pending && !matches!(kind, Accepted | Held)).then_some(at);
+        record.set_aside = kind == Held;
+        order.held_at = (kind == Held).then_some(at);
+        order.request.hold = (kind == Held).then(Hold::default);
         record.lease = (kind == Started).then_some(LeaseRecord {
             node: NODE,
             fence: (1 << FENCE_BITS) + 1,
@@ -132,9 +137,9 @@ impl FakeStore {
         let error = match kind {
             RetryScheduled | Failed => Some("refused".to_owned()),
             LeaseLost => Some("the node died".to_owned()),
-            Accepted | Started | Completed | Released | Cancelled | Redriven => None,
+            Accepted | Started | Completed | Released | Cancelled | Redriven | Held | Unheld => None,
         };
-        let is_by_client = matches!(kind, Accepted | Cancelled | Redriven);
+        let is_by_client = matches!(kind, Accepted | Cancelled | Redriven | Held | Unheld);
         match kind {
             Started => {
                 order.attempts += 1;
@@ -149,7 +154,7 @@ impl FakeStore {
             }
             Completed => order.last_error = None,
             RetryScheduled | Failed => order.last_error.clone_from(&error),
-            Accepted | Cancelled => {}
+            Accepted | Cancelled | Held | Unheld => {}
         }
         record.events.push(EventRecord {
             position,
@@ -191,6 +196,8 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
                 currency: None,
                 reference: None,
                 metadata: None,
+                start_after: None,
+                hold: None,
             },
             status: OrderStatus::Pending,
             version: 0,
@@ -200,6 +207,7 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
             processing_at: None,
             finished_at: None,
             next_attempt_at: None,
+            held_at: None,
             last_error: None,
             result: None,
         },
@@ -208,6 +216,7 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
         handed_out: false,
         lease: None,
         crashes: 0,
+        set_aside: false,
         events: Vec::new(),
     }
 }

@@ -15,7 +15,7 @@ fn two_at_once(ordering: Ordering) -> FakeStore {
 
 #[tokio::test]
 async fn two_concurrent_orders_of_a_user_are_found() {
-    let in_turn = Ordering::User(OnFailure::Skip);
+    let in_turn = Ordering::by_user(OnFailure::Skip);
     assert_eq!(found(two_at_once(in_turn)).await, [(Promise::UserTurns, Some(2))]);
     assert_eq!(found(two_at_once(Ordering::None)).await, []);
 }
@@ -23,7 +23,7 @@ async fn two_concurrent_orders_of_a_user_are_found() {
 #[tokio::test]
 async fn orders_of_other_users_may_overtake_a_waiting_order() {
     let mut store = FakeStore::default();
-    store.ordering = Ordering::User(OnFailure::Skip);
+    store.ordering = Ordering::by_user(OnFailure::Skip);
     for (id, kind) in [
         (1, Accepted),
         (2, Accepted),

@@ -234,6 +234,8 @@ async fn the_queue_shows_counts_oldest_age_and_nodes() {
       "oldest_waiting_seconds":2.5,
       "blocked":0,
       "oldest_blocked_seconds":null,
+      "held":0,
+      "scheduled":0,
       "paused":false,
       "paused_at":null,
       "pause_reason":null,

@@ -127,7 +127,7 @@ async fn an_order_in_backoff_is_explained_with_its_due_time() {
 
 #[tokio::test]
 async fn a_blocked_order_names_the_order_it_waits_for() {
-    let api = Api::with_ordering(Ordering::User(OnFailure::Block)).await;
+    let api = Api::with_ordering(Ordering::by_user(OnFailure::Block)).await;
     node(&api, NODE_A, 2, Breaker::Closed).await;
     let ids = api.harness.accept(vec![order_of(1); 2]).await;
     let lease = api.harness.claim(1).await.remove(0);
@@ -141,7 +141,7 @@ async fn a_blocked_order_names_the_order_it_waits_for() {
 /// Issue 13, point 17: a blocking order is named together with its remedies.
 #[tokio::test]
 async fn a_blocking_failed_order_is_explained_with_its_remedies() {
-    let api = Api::with_ordering(Ordering::User(OnFailure::Block)).await;
+    let api = Api::with_ordering(Ordering::by_user(OnFailure::Block)).await;
     node(&api, NODE_A, 2, Breaker::Closed).await;
     let ids = api.harness.accept(vec![order_of(1); 2]).await;
     let detail = async || {

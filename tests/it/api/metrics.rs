@@ -63,7 +63,9 @@ async fn metrics_of_an_empty_store_are_zero() {
       "oldest_waiting_seconds":null,
       "queue_paused":false,
       "blocked_orders":0,
-      "oldest_blocked_seconds":null
+      "oldest_blocked_seconds":null,
+      "held_orders":0,
+      "scheduled_orders":0
     }
     "#);
     api.close_empty().await;
@@ -82,7 +84,7 @@ async fn metrics_are_available_as_json() {
     }
     api.harness.accept_one().await;
     api.harness.advance(Duration::from_millis(1500)).await;
-    assert_snapshot!(api.get("/metrics").await.text(), @r#"{"total_orders":3,"pending_orders":1,"processing_orders":0,"completed_orders":2,"failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.76","oldest_waiting_seconds":1.5,"queue_paused":false,"blocked_orders":0,"oldest_blocked_seconds":null}"#);
+    assert_snapshot!(api.get("/metrics").await.text(), @r#"{"total_orders":3,"pending_orders":1,"processing_orders":0,"completed_orders":2,"failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.76","oldest_waiting_seconds":1.5,"queue_paused":false,"blocked_orders":0,"oldest_blocked_seconds":null,"held_orders":0,"scheduled_orders":0}"#);
     api.close().await;
 }
 

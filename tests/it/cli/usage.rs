@@ -23,6 +23,8 @@ async fn invalid_usage_exits_with_code_2() {
         "orders create --user-id 1 --item-ids 1",
         "orders create --body - --user-id 1",
         "orders explain",
+        "orders hold",
+        "orders release x",
         "queue --status",
         "pause 5",
         "orders list --limit x",

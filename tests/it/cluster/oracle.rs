@@ -290,7 +290,11 @@ fn fenced(record: &OrderRecord) -> Vec<String> {
                     ));
                 }
             }
-            EventKind::Accepted | EventKind::Cancelled | EventKind::Redriven => {}
+            EventKind::Accepted
+            | EventKind::Cancelled
+            | EventKind::Redriven
+            | EventKind::Held
+            | EventKind::Unheld => {}
         }
     }
     breaches

@@ -54,7 +54,7 @@ async fn every_status_is_counted(harness: &mut Harness) {
         failed: 3,
         cancelled: 4,
         pending: 5,
-        processing_micros: 0,
+        ..Counters::default()
     };
     assert_eq!(harness.counters().await, expected);
 }
@@ -238,7 +238,7 @@ async fn an_order_in_processing_is_not_counted_as_waiting(harness: &mut Harness)
 
 /// Issue 13, point 17: `oldest_waiting` covers only orders that could start; blocked ones are counted separately.
 async fn a_blocked_order_is_not_counted_as_waiting(harness: &mut Harness) {
-    let rule = Ordering::User(OnFailure::Skip);
+    let rule = Ordering::by_user(OnFailure::Skip);
     harness.reopen_with_ordering(rule).await;
     let ids = harness.accept(vec![order_of(1); 3]).await;
     let lease = harness.claim_only(ids[0]).await;
@@ -258,7 +258,7 @@ async fn a_blocked_order_is_not_counted_as_waiting(harness: &mut Harness) {
 /// Issue 14: every store decides turns by the same rule, even where a claim would decide and none has run.
 async fn orders_not_yet_seen_by_a_claim_count_as_waiting_or_blocked(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     // Reads the ordering setting of the store.
     harness.claim(1).await;
@@ -270,7 +270,7 @@ async fn orders_not_yet_seen_by_a_claim_count_as_waiting_or_blocked(harness: &mu
 
 async fn an_order_blocked_by_a_failed_one_counts_with_its_age(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Block))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Block))
         .await;
     let ids = harness.accept(vec![order_of(1); 2]).await;
     let lease = harness.claim_only(ids[0]).await;
@@ -286,7 +286,7 @@ async fn an_order_blocked_by_a_failed_one_counts_with_its_age(harness: &mut Harn
 
 async fn a_retried_order_counts_as_blocked_from_its_return(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     let ids = harness.accept(vec![order_of(1); 2]).await;
     let lease = harness.claim_only(ids[0]).await;

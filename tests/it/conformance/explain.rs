@@ -120,7 +120,7 @@ async fn a_suspect_is_marked_as_one(harness: &mut Harness) {
 
 async fn a_blocked_order_names_the_order_of_its_user_ahead(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Block))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Block))
         .await;
     let ids = harness.accept(vec![order_of(1); 3]).await;
     let other = harness.accept(vec![order_of(2)]).await[0];
@@ -139,13 +139,14 @@ async fn a_blocked_order_names_the_order_of_its_user_ahead(harness: &mut Harness
     let failed = Predecessor {
         order_id: ids[0],
         status: OrderStatus::Failed,
+        set_aside: false,
     };
     assert_eq!((found.waits_for, found.place), (Some(failed), None));
 }
 
 async fn a_blocked_order_waits_for_the_order_in_processing(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     let ids = harness.accept(vec![order_of(1); 2]).await;
     let lease = harness.claim_only(ids[0]).await;
@@ -163,7 +164,7 @@ async fn a_blocked_order_waits_for_the_order_in_processing(harness: &mut Harness
 
 async fn places_in_line_count_only_orders_that_have_their_turn(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     let stuck = harness.accept(vec![order_of(1); 5]).await;
     let other = harness.accept(vec![order_of(2)]).await[0];

@@ -48,7 +48,11 @@ async fn an_external_lease_survives_nodes_leaving_and_joining(harness: &mut Harn
     let lease = take_only(harness, outside).await;
     let inside = harness.accept_one().await;
     harness.claim_only(inside).await;
-    harness.store().leave(NODE_A).await.unwrap();
+    harness
+        .store()
+        .leave(NODE_A, orderly::store::Leaving::ToStop)
+        .await
+        .unwrap();
     harness.reopen().await;
     let given_back = harness.join(NODE_B).await;
     assert_eq!(given_back.pending, usize::from(harness.is_embedded()));

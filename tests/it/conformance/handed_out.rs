@@ -56,7 +56,7 @@ async fn an_order_handed_over_counts_as_handed_out(harness: &mut Harness) {
 
 async fn a_claim_by_turn_records_whether_it_hands_orders_out(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     let id = harness.accept_one().await;
     for (processor, handed_out) in [(ProcessorKind::Http, true), (ProcessorKind::Simulated, false)] {

@@ -241,7 +241,10 @@ async fn a_closed_store_refuses_everything(harness: &mut Harness) {
             store.give_back_expired(give_back_by(NODE_A)).await.err(),
         ),
         ("join", store.join(heartbeat(NODE_A, &[]), 5).await.err()),
-        ("leave", store.leave(NODE_A).await.err()),
+        (
+            "leave",
+            store.leave(NODE_A, orderly::store::Leaving::ToStop).await.err(),
+        ),
         ("cancel", store.cancel(id, None).await.err()),
         (
             "redrive",

@@ -184,7 +184,7 @@ async fn filtered_pages_are_complete(harness: &mut Harness) {
 
 async fn pages_are_complete_with_blocked_orders(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     let ids = harness.accept([1, 1, 2, 2, 3].map(order_of).to_vec()).await;
     // A retry that has its turn, and one blocked by an earlier order that was redriven.

@@ -11,12 +11,14 @@ use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 
 use crate::support::Harness;
-use crate::support::harness::{ids_of, recount};
-use crate::support::make::{NODE_A, NODE_B, claim_by, failed, heartbeat, retry_after};
+use crate::support::harness::{held, ids_of, recount};
+use crate::support::make::{NODE_A, NODE_B, claim_by, failed, heartbeat, new_order, retry_after};
 
 mod machine;
+mod order;
 
-use machine::{CRASHES_MAX, Model, ModelOrder};
+use machine::{CRASHES_MAX, Model};
+use order::ModelOrder;
 
 /// Enough for every pair of steps to meet often, within seconds.
 const RUNS: u32 = 96;
@@ -24,10 +26,19 @@ const RUNS: u32 = 96;
 const RUNS_ON_A_SERVER: u32 = 12;
 const STEPS_MAX: usize = 80;
 
+#[derive(Clone, Copy, Debug)]
+enum SetAside {
+    No,
+    Held,
+    /// Until so many steps of 7 s.
+    Scheduled(u64),
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Accept {
         orders: usize,
+        set_aside: SetAside,
     },
     Claim {
         by_b: bool,
@@ -58,6 +69,13 @@ enum Step {
     Redrive {
         order: Index,
     },
+    Hold {
+        order: Index,
+    },
+    Release {
+        order: Index,
+    },
+    FireTimers,
     Pause(bool),
     /// Advances in steps of 7 s, so that no lease of 30 s ends exactly at a step.
     Advance {
@@ -82,7 +100,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
     ];
     prop_oneof![
-        4 => (1_usize..4).prop_map(|orders| Step::Accept { orders }),
+        4 => (1_usize..4, set_aside()).prop_map(|(orders, set_aside)| Step::Accept { orders, set_aside }),
         6 => (any::<bool>(), 0_usize..5, any::<bool>())
             .prop_map(|(by_b, orders_max, suspect)| Step::Claim { by_b, orders_max, suspect }),
         2 => (any::<bool>(), prop::collection::vec(any::<Index>(), 0..5), 0_usize..5, any::<bool>())
@@ -92,10 +110,21 @@ fn step() -> impl Strategy<Value = Step> {
         4 => any::<bool>().prop_map(|by_b| Step::GiveBack { by_b }),
         2 => any::<Index>().prop_map(|order| Step::Cancel { order }),
         3 => any::<Index>().prop_map(|order| Step::Redrive { order }),
+        2 => any::<Index>().prop_map(|order| Step::Hold { order }),
+        2 => any::<Index>().prop_map(|order| Step::Release { order }),
+        3 => Just(Step::FireTimers),
         1 => prop::bool::weighted(0.3).prop_map(Step::Pause),
         5 => (1_u64..6).prop_map(|sevens| Step::Advance { sevens }),
         4 => (1_usize..4).prop_map(|orders_max| Step::Crash { orders_max }),
         1 => Just(Step::Reopen),
+    ]
+}
+
+fn set_aside() -> impl Strategy<Value = SetAside> {
+    prop_oneof![
+        4 => Just(SetAside::No),
+        1 => Just(SetAside::Held),
+        2 => (1_u64..6).prop_map(SetAside::Scheduled),
     ]
 }
 
@@ -157,9 +186,16 @@ impl Run {
     async fn take(&mut self, step: Step) {
         let now = self.harness.now().await;
         match step {
-            Step::Accept { orders } => {
-                let ids = self.harness.accept_some(orders).await;
-                self.model.accept(&ids);
+            Step::Accept { orders, set_aside } => {
+                let order = match set_aside {
+                    SetAside::No => new_order(),
+                    SetAside::Held => held(),
+                    SetAside::Scheduled(sevens) => {
+                        self.harness.scheduled(Duration::from_secs(7 * sevens)).await
+                    }
+                };
+                let ids = self.harness.accept(vec![order.clone(); orders]).await;
+                self.model.accept(&ids, &order, now);
             }
             Step::Claim {
                 by_b,
@@ -219,6 +255,20 @@ impl Run {
                     .unwrap();
                 assert_eq!(matches!(acted, Acted::Done(_)), self.model.redrive(id, now));
             }
+            Step::Hold { order } if !self.model.orders.is_empty() => {
+                let id = self.model.pick(order);
+                let acted = self.harness.store().hold(id, None).await.unwrap();
+                assert_eq!(matches!(acted, Acted::Done(_)), self.model.hold(id));
+            }
+            Step::Release { order } if !self.model.orders.is_empty() => {
+                let id = self.model.pick(order);
+                let acted = self.harness.store().release(id, None).await.unwrap();
+                assert_eq!(matches!(acted, Acted::Done(_)), self.model.release(id, now));
+            }
+            Step::FireTimers => {
+                let fired = self.harness.fire_timers().await;
+                assert_eq!((fired.entered, fired.next_in), self.model.fire_timers(now));
+            }
             Step::Pause(paused) => {
                 let store = self.harness.store();
                 let changed = if paused {
@@ -231,7 +281,12 @@ impl Run {
             }
             Step::Advance { sevens } => self.harness.advance(Duration::from_secs(7 * sevens)).await,
             Step::Reopen => self.harness.reopen().await,
-            Step::Start { .. } | Step::Settle { .. } | Step::Cancel { .. } | Step::Redrive { .. } => {}
+            Step::Start { .. }
+            | Step::Settle { .. }
+            | Step::Cancel { .. }
+            | Step::Redrive { .. }
+            | Step::Hold { .. }
+            | Step::Release { .. } => {}
         }
     }
 
@@ -273,13 +328,16 @@ impl Run {
         for record in &records {
             let expected = &self.model.orders[&record.order.order_id];
             assert_eq!(ModelOrder::of(&record.order, record.crashes), expected.visible());
+            assert_eq!(record.set_aside, expected.is_set_aside());
             let lease = record
                 .lease
                 .map(|lease| (lease.node, lease.fence, lease.expires_at));
-            let held = expected.held.map(|held| (held.node, held.fence, held.expires_at));
-            assert_eq!(lease, held, "order {}", record.order.order_id);
+            let granted = expected
+                .lease
+                .map(|granted| (granted.node, granted.fence, granted.expires_at));
+            assert_eq!(lease, granted, "order {}", record.order.order_id);
         }
-        let counted = recount(records.iter().map(|record| &record.order));
+        let counted = recount(&records);
         assert_eq!(self.harness.counters().await, counted);
         assert_eq!(self.harness.paused().await, self.model.paused);
     }

@@ -59,13 +59,21 @@ async fn a_silent_node_is_listed_as_dead(harness: &mut Harness) {
 
 async fn a_node_that_left_is_not_listed(harness: &mut Harness) {
     harness.join(NODE_A).await;
-    harness.store().leave(NODE_A).await.unwrap();
+    harness
+        .store()
+        .leave(NODE_A, orderly::store::Leaving::ToStop)
+        .await
+        .unwrap();
     assert_eq!(nodes(harness).await, []);
 }
 
 async fn leaving_without_joining_is_allowed(harness: &mut Harness) {
     harness.join(NODE_A).await;
-    harness.store().leave(NODE_B).await.unwrap();
+    harness
+        .store()
+        .leave(NODE_B, orderly::store::Leaving::ToStop)
+        .await
+        .unwrap();
     assert_eq!(only_node(harness).await.node, NODE_A);
 }
 

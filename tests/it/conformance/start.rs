@@ -280,7 +280,7 @@ async fn until_some_started(harness: &Harness, given: &[OrderId]) -> Vec<OrderId
 
 async fn a_given_order_starts_only_in_its_turn(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     let ids = harness.accept(vec![order_of(1); 3]).await;
     let other = harness.accept(vec![order_of(2)]).await[0];

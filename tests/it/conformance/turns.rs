@@ -37,7 +37,7 @@ conformance! {
 }
 
 async fn begin(harness: &mut Harness, on_failure: OnFailure) {
-    harness.reopen_with_ordering(Ordering::User(on_failure)).await;
+    harness.reopen_with_ordering(Ordering::by_user(on_failure)).await;
 }
 
 async fn accept_of(harness: &Harness, user_id: i64) -> OrderId {

@@ -140,7 +140,7 @@ async fn an_order_without_an_answer_is_named_from_its_second_attempt(harness: &m
 
 async fn an_order_that_blocks_its_user_is_named(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Block))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Block))
         .await;
     harness.accept(vec![order_of(1); 3]).await;
     let lease = harness.claim(1).await.remove(0);
@@ -157,7 +157,7 @@ async fn an_order_that_blocks_its_user_is_named(harness: &mut Harness) {
 
 async fn an_order_that_backs_off_is_told_from_one_about_to_start(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     harness.accept(vec![order_of(1); 3]).await;
     let lease = harness.claim(1).await.remove(0);

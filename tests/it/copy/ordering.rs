@@ -15,7 +15,7 @@ from_every_store! {
 
 async fn a_copy_ignores_the_ordering_of_the_target(harness: Harness) {
     let ids = harness.accept([1, 1, 2].map(order_of).to_vec()).await;
-    let by_user = Ordering::User(OnFailure::Skip);
+    let by_user = Ordering::by_user(OnFailure::Skip);
     // An empty store that ordered users before.
     let target = Server::shared().await.create_database().await;
     migrate(&target).await;

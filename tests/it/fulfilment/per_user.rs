@@ -91,7 +91,7 @@ impl Fixture {
                 base: Duration::from_millis(1),
                 cap: Duration::from_millis(20),
             },
-            ordering: Ordering::User(on_failure),
+            ordering: Ordering::by_user(on_failure),
             ..config()
         };
         let mut servers = Vec::new();

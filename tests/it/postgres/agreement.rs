@@ -31,7 +31,7 @@ fn heartbeat_of(node: NodeId, processor: ProcessorKind) -> Heartbeat {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_another_processor_starts_nothing_while_others_are_alive() {
-    for ordering in [None, Some(Ordering::User(OnFailure::Skip))] {
+    for ordering in [None, Some(Ordering::by_user(OnFailure::Skip))] {
         let Some(setup) = Setup::new().await else { return };
         if ordering.is_some() {
             let switch = "update orderly.queue set ordering = 1";
@@ -82,7 +82,10 @@ async fn a_node_with_another_processor_starts_nothing_while_others_are_alive() {
             .settle(claimed.leases[0].key(), Outcome::COMPLETED)
             .await
             .unwrap();
-        store.leave(NODE_B).await.unwrap();
+        store
+            .leave(NODE_B, orderly::store::Leaving::ToStop)
+            .await
+            .unwrap();
         let claimed = store
             .claim(claim_of(NODE_A, ProcessorKind::Simulated))
             .await

@@ -195,8 +195,8 @@ async fn punctual_store(setup: &Setup, proxy: &Proxy) -> Arc<dyn Store> {
             return Action::Forward;
         }
         Action::Rewrite {
-            from: "$9)".to_owned(),
-            to: "($9 + 128::int2)::int2)".to_owned(),
+            from: "$12)".to_owned(),
+            to: "($12 + 128::int2)::int2)".to_owned(),
         }
     });
     store_at(&through(proxy, &setup.database)).await

@@ -149,7 +149,10 @@ async fn a_heartbeat_renews_other_leases_and_keeps_a_locked_one() {
     let node = Locker::of(&setup, "orderly.nodes").await;
     store.renew(beat).await.unwrap();
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
-    store.leave(NODE_A).await.unwrap();
+    store
+        .leave(NODE_A, orderly::store::Leaving::ToStop)
+        .await
+        .unwrap();
     node.release().await;
     setup.end().await;
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use orderly::lease::{Lease, Outcome};
-use orderly::order::{OrderId, OrderStatus};
+use orderly::order::{NewOrder, OrderId, OrderStatus};
+use orderly::store::clock::system_clock;
 use orderly::store::{Acted, ExternalHold, ExternalLease, RedriveOptions, Settled};
+use orderly::time::Timestamp;
 
 use super::locked_claims::{Locker, accept, claim};
 use super::setup::Setup;
@@ -28,6 +30,8 @@ enum Place {
     /// The order is in backoff, due in an hour, and no claim has given any order its turn yet.
     BlockedAndBacksOff,
     Leased,
+    /// Scheduled for a time in an hour.
+    SetAside,
 }
 
 impl Place {
@@ -37,6 +41,7 @@ impl Place {
             Place::BacksOff | Place::Due => "second_line",
             Place::Blocked | Place::BlockedAndBacksOff => "blocked",
             Place::Leased => "leases",
+            Place::SetAside => "set_aside",
         };
         [table, "orders"]
     }
@@ -44,6 +49,10 @@ impl Place {
     fn needs_turns(self) -> bool {
         matches!(self, Place::Blocked | Place::BlockedAndBacksOff)
     }
+}
+
+fn in_an_hour() -> Timestamp {
+    system_clock()().plus(Duration::from_hours(1))
 }
 
 /// Orders in one state, one of which gets locked.
@@ -63,11 +72,14 @@ impl LockTest {
             setup.admin.batch_execute(by_user).await.unwrap();
         }
         let orders: Vec<_> = (1..=ORDERS)
-            .map(|user| order_of(user.try_into().unwrap()))
+            .map(|user| NewOrder {
+                start_after: (place == Place::SetAside).then(in_an_hour),
+                ..order_of(user.try_into().unwrap())
+            })
             .collect();
         let mut ids = store.accept(orders.clone().into(), None).await.unwrap().order_ids;
         let mut leases = Vec::new();
-        if place != Place::FirstLine {
+        if !matches!(place, Place::FirstLine | Place::SetAside) {
             leases = store.claim(claim_by(NODE_A, ORDERS)).await.unwrap().leases;
             assert_eq!(leases.len(), ORDERS);
         }
@@ -79,7 +91,7 @@ impl LockTest {
                 }
             }
             Place::Blocked => ids = store.accept(orders.into(), None).await.unwrap().order_ids,
-            Place::FirstLine | Place::Leased => {}
+            Place::FirstLine | Place::Leased | Place::SetAside => {}
         }
         let stands = format!("select count(*) from orderly.{}", place.tables()[0]);
         assert_eq!(setup.number(&stands).await, 3, "{place:?}");
@@ -160,6 +172,7 @@ async fn a_cancel_waits_only_for_rows_of_its_own_order() {
         Place::Blocked,
         Place::BlockedAndBacksOff,
         Place::Leased,
+        Place::SetAside,
     ];
     staged!(places, async |test: &LockTest, table: &str| {
         let cancel = async |id: &OrderId| test.setup.store.cancel(*id, None).await.unwrap();
@@ -168,6 +181,32 @@ async fn a_cancel_waits_only_for_rows_of_its_own_order() {
             assert!(matches!(acted, Acted::Done(_)), "{table}: {acted:?}");
         }
         assert_eq!(test.setup.number(done).await, 3);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_and_a_release_wait_only_for_rows_of_their_own_order() {
+    let places = [Place::FirstLine, Place::BacksOff, Place::Blocked, Place::SetAside];
+    staged!(places, async |test: &LockTest, table: &str| {
+        let store = &test.setup.store;
+        let hold = async |id: &OrderId| store.hold(*id, None).await.unwrap();
+        let set_aside = "select count(*) from orderly.set_aside where held_at is not null";
+        for acted in test
+            .around_lock(table, test.ids.iter().map(hold), set_aside)
+            .await
+        {
+            assert!(matches!(acted, Acted::Done(_)), "{table}: {acted:?}");
+        }
+        assert_eq!(test.setup.number(set_aside).await, 3);
+        let release = async |id: &OrderId| store.release(*id, None).await.unwrap();
+        let released = "select count(*) from orderly.batches where kind = 10";
+        for acted in test
+            .around_lock("set_aside", test.ids.iter().map(release), released)
+            .await
+        {
+            assert!(matches!(acted, Acted::Done(_)), "{table}: {acted:?}");
+        }
+        assert_eq!(test.setup.number(set_aside).await, 0);
     });
 }
 

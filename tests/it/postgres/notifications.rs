@@ -220,7 +220,11 @@ async fn a_node_relies_on_notifications_only_while_others_know_it() {
         setup.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
         until_it_listens(&*setup.store).await;
         let mut watch = wakeups.watch_hears_all();
-        setup.store.leave(NODE_A).await.unwrap();
+        setup
+            .store
+            .leave(NODE_A, orderly::store::Leaving::ToStop)
+            .await
+            .unwrap();
         // The change of `hears_all` makes pollers poll more often.
         let changed = timeout(NOTIFIED_WITHIN, watch.wait_for(|hears_all| !hears_all)).await;
         assert!(changed.is_ok_and(|watched| watched.is_ok()));
@@ -235,7 +239,10 @@ async fn a_node_that_leaves_work_behind_wakes_a_sleeping_node() {
     let store = &*setup.store;
     let sleeping = listening_store(&setup).await;
     let wakeups = sleeping.wakeups();
-    sleeping.leave(NODE_B).await.unwrap();
+    sleeping
+        .leave(NODE_B, orderly::store::Leaving::ToStop)
+        .await
+        .unwrap();
     let notifications_sent = || {
         let flights = setup.proxy.flights();
         flights
@@ -254,7 +261,10 @@ async fn a_node_that_leaves_work_behind_wakes_a_sleeping_node() {
         wakeups.work().now_or_never();
         let before = notifications_sent();
         let id = accept(store).await;
-        store.leave(NODE_A).await.unwrap();
+        store
+            .leave(NODE_A, orderly::store::Leaving::ToStop)
+            .await
+            .unwrap();
         let woken = timeout(NOTIFIED_WITHIN, wakeups.work()).await;
         assert!(woken.is_ok(), "an order is left behind");
         if notifications_sent() == before {
@@ -275,7 +285,10 @@ async fn a_node_that_leaves_work_behind_wakes_a_sleeping_node() {
     let notified_late = timeout(NOTIFIED_WITHIN, wakeups.work()).await;
     assert!(notified_late.is_ok(), "the accept is notified late");
     sleeping.settle(lease.key(), Outcome::COMPLETED).await.unwrap();
-    store.leave(NODE_A).await.unwrap();
+    store
+        .leave(NODE_A, orderly::store::Leaving::ToStop)
+        .await
+        .unwrap();
     wakeups.changed().now_or_never();
     // Notifications arrive in order, so all earlier ones have been received.
     let events = "select pg_notify('orderly', '0123456789abcdef events')";

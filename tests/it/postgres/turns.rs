@@ -19,7 +19,7 @@ async fn a_node_with_another_ordering_starts_nothing_while_others_are_alive() {
         pending_max: None,
         metrics: orderly::metrics::Metrics::new(),
         clock: orderly::store::clock::system_clock(),
-        ordering: Some(Ordering::User(OnFailure::Skip)),
+        ordering: Some(Ordering::by_user(OnFailure::Skip)),
     };
     let with_setting = open(&database_at(&setup.database.url()), options).await.unwrap();
     with_setting
@@ -32,7 +32,11 @@ async fn a_node_with_another_ordering_starts_nothing_while_others_are_alive() {
         "{refused:?}"
     );
     let accepted = with_setting.accept([order_of(2)].into(), None).await.unwrap();
-    setup.store.leave(NODE_B).await.unwrap();
+    setup
+        .store
+        .leave(NODE_B, orderly::store::Leaving::ToStop)
+        .await
+        .unwrap();
     let leases = with_setting.claim(claim_by(NODE_A, 10)).await.unwrap().leases;
     let started: Vec<_> = leases.iter().map(|lease| lease.order.order_id).collect();
     assert_eq!(started.len(), 2, "one of each user: {started:?}");

@@ -27,13 +27,18 @@ use super::postgres::{self, Server, TestDatabase};
 use super::required;
 
 mod claims;
+mod counted;
 mod eventful;
 mod many;
 pub mod moved;
 mod pruned;
 mod reopened;
 mod rules;
+mod set_aside;
 mod swept;
+
+pub use counted::recount;
+pub use set_aside::held;
 
 /// A hanging test fails under its name instead of stopping the run.
 const CLAIM_TIME_MAX: Duration = Duration::from_mins(1);
@@ -360,30 +365,6 @@ impl Harness {
     pub async fn counters(&self) -> Counters {
         self.store.counters().await.unwrap()
     }
-
-    /// The counters computed from the orders.
-    pub async fn recount(&self) -> Counters {
-        recount(self.records().await.iter().map(|record| &record.order))
-    }
-}
-
-pub fn recount<'a>(orders: impl Iterator<Item = &'a Order>) -> Counters {
-    let mut counters = Counters::default();
-    for order in orders {
-        match order.status {
-            OrderStatus::Pending => counters.pending += 1,
-            OrderStatus::Processing => counters.processing += 1,
-            OrderStatus::Completed => counters.completed += 1,
-            OrderStatus::Failed => counters.failed += 1,
-            OrderStatus::Cancelled => counters.cancelled += 1,
-        }
-        if order.status == OrderStatus::Completed {
-            let finished = order.finished_at.expect("a completed order ended");
-            let started = order.processing_at.expect("a completed order started");
-            counters.processing_micros += u64::try_from(finished.since(started).as_micros()).unwrap();
-        }
-    }
-    counters
 }
 
 pub fn ids_of(leases: &[Lease]) -> Vec<OrderId> {

@@ -26,6 +26,8 @@ pub fn new_order() -> NewOrder {
         currency: None,
         reference: None,
         metadata: None,
+        start_after: None,
+        hold: None,
     }
 }
 

@@ -41,7 +41,7 @@ async fn an_order_that_kills_its_worker_poisons_no_other_order() {
     let ids = world.harness.accept_some(THREADS).await;
     let deadly = ids[1];
     let mut rounds = 0;
-    while world.harness.counters().await.open() > 0 {
+    while world.harness.counters().await.active() > 0 {
         rounds += 1;
         assert!(rounds < ROUNDS_MAX, "the order is never poisoned");
         let mut taken = Vec::new();

@@ -23,6 +23,7 @@ pub enum Call {
     Prune,
     /// The counts of a minute.
     Activity,
+    Timers,
     /// Other calls of the worker and janitor: a sweep, or leaving the node list.
     Other,
 }
@@ -61,6 +62,7 @@ impl StoreLink {
             Call::Renew,
             Call::Prune,
             Call::Activity,
+            Call::Timers,
             Call::Other,
         ]);
         self.not_ready.store(true, Ordering::SeqCst);
@@ -172,6 +174,7 @@ impl Layer for StoreLink {
     async fn around<T: Send>(&self, verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
         self.note(match verb {
             Verb::record_activity => Call::Activity,
+            Verb::fire_timers => Call::Timers,
             _ => Call::Other,
         })?;
         call.await

@@ -109,7 +109,8 @@ impl NodeTasks {
             after: None,
         };
         let leases = janitor::leases::run(store.clone(), sweep, worker.sweep_due(), stopped.clone());
-        let mut janitors = vec![tokio::spawn(leases)];
+        let timers = janitor::timers::run(store.clone(), stopped.clone());
+        let mut janitors = vec![tokio::spawn(leases), tokio::spawn(timers)];
         if let Some(older_than) = setting.retention {
             let retention = janitor::retention::run(store, older_than, worker.awake(), stopped.clone());
             janitors.push(tokio::spawn(retention));
@@ -232,7 +233,11 @@ impl World {
         for _ in 0..CALLS_OF_AN_ORDER {
             // The writer answers in order. Once this no-op is answered, so are the worker's earlier calls, and time
             // does not run ahead of the writer.
-            self.harness.store().leave(NOBODY).await.unwrap();
+            self.harness
+                .store()
+                .leave(NOBODY, orderly::store::Leaving::ToStop)
+                .await
+                .unwrap();
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }

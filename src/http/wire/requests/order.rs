@@ -4,22 +4,27 @@ use serde_json::{Value as Json, json};
 use utoipa::openapi::{RefOr, Schema};
 
 use super::items::{ItemIds, Lines};
+use super::reason as reason_text;
 use crate::http::fields::{FieldErrors, Pointer};
 use crate::http::json::{self, Kind};
 use crate::http::openapi::{self, NO_CONTROLS};
 use crate::http::wire::description::{
-    FieldSchema, Invalid, NOT_AN_OBJECT, Optional, Required, Value, given, object, required_string, value,
+    FieldSchema, Invalid, NOT_AN_OBJECT, Optional, Required, Value, given, object, required_string, string,
+    value,
 };
+use crate::http::wire::time::{TIME_EXPECTED, parse_time};
 use crate::money::{Currency, DECIMALS_MAX, Money};
 use crate::order::{
-    METADATA_BYTES_MAX, NewOrder, OrderDefaults, REFERENCE_CHARS_MAX, Reference, USER_ID_CHARS_MAX, UserId,
-    parse_integer,
+    Hold, METADATA_BYTES_MAX, NewOrder, OrderDefaults, REASON_CHARS_MAX, REFERENCE_CHARS_MAX, Reference,
+    START_AFTER_DAYS_MAX, START_AFTER_MAX, USER_ID_CHARS_MAX, UserId, parse_integer,
 };
 use crate::portable_json;
+use crate::store::clock::system_clock;
+use crate::time::Timestamp;
 
 pub(super) const AMOUNT_MAX: f64 = 999_999_999_999.99;
 const AMOUNT_PATTERN: &str = r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?$";
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 9] = [
     "user_id",
     "item_ids",
     "items",
@@ -27,6 +32,8 @@ const NAMES: [&str; 7] = [
     "currency",
     "reference",
     "metadata",
+    "start_after",
+    "hold",
 ];
 
 /// Reads an order as far as possible; it is valid only if nothing was added to `errors`. The error is the reason why the text is
@@ -48,6 +55,8 @@ pub(super) fn read_at(
         currency,
         reference,
         metadata,
+        start_after,
+        hold,
     ] = given;
     let items = items.filter(|text| Kind::of(text) != Kind::Null);
     let item_ids = item_ids.filter(|text| items.is_none() || Kind::of(text) != Kind::Null);
@@ -78,6 +87,8 @@ pub(super) fn read_at(
     errors.append(later);
     let reference = Optional(self::reference()).read(reference, &at.member("reference"), errors);
     let metadata = Optional(self::metadata()).read(metadata, &at.member("metadata"), errors);
+    let start_after = Optional(start_time()).read(start_after, &at.member("start_after"), errors);
+    let hold = Optional(Held).read(hold, &at.member("hold"), errors);
     let whole = || {
         Ok::<NewOrder, Invalid>(NewOrder {
             user_id: user_id?,
@@ -86,6 +97,8 @@ pub(super) fn read_at(
             currency: given_currency.map(|_| currency)?,
             reference: reference?,
             metadata: metadata?,
+            start_after: start_after?,
+            hold: hold?,
         })
     };
     Ok(whole().ok())
@@ -94,7 +107,7 @@ pub(super) fn read_at(
 pub(super) fn schema() -> RefOr<Schema> {
     let optional =
         |schema: Json| Optional(value(|_: &str| Err::<(), _>(""), move || schema.clone())).schema();
-    let fields: [(&str, FieldSchema); 7] = [
+    let fields: [(&str, FieldSchema); 9] = [
         ("user_id", Required(user()).schema()),
         ("item_ids", FieldSchema::not_null(ItemIds.schema())),
         ("items", optional(Lines { decimals: 2 }.schema())),
@@ -109,6 +122,8 @@ pub(super) fn schema() -> RefOr<Schema> {
         ("currency", Optional(currency()).schema()),
         ("reference", Optional(reference()).schema()),
         ("metadata", Optional(metadata()).schema()),
+        ("start_after", Optional(start_time()).schema()),
+        ("hold", optional(Held.schema())),
     ];
     let example = json!({ "user_id": 104, "item_ids": [101, 102, 103], "total_amount": 250.75 });
     object(fields, Some(example))
@@ -223,4 +238,69 @@ fn metadata() -> impl Value<Read = Box<str>> {
             "additionalProperties": true,
         })
     })
+}
+
+/// The time before which the order does not start.
+fn start_time() -> impl Value<Read = Timestamp> {
+    let parse = |text: &str| {
+        let time = string(text)
+            .and_then(|text| parse_time(&text))
+            .ok_or_else(|| TIME_EXPECTED.to_owned())?;
+        let latest = system_clock()().plus(START_AFTER_MAX);
+        (time <= latest)
+            .then_some(time)
+            .ok_or_else(|| format!("must be at most {START_AFTER_DAYS_MAX} days ahead"))
+    };
+    value(parse, || {
+        json!({
+            "description": "The order does not start before this time, at most 366 days ahead; a past time means now",
+            "type": "string",
+            "format": "date-time",
+        })
+    })
+}
+
+/// `true`, or an object with a reason.
+struct Held;
+
+impl Value for Held {
+    type Read = Hold;
+
+    fn read(&self, text: &str, at: &Pointer<'_>, errors: &mut FieldErrors) -> Result<Hold, Invalid> {
+        if text == "true" {
+            return Ok(Hold::default());
+        }
+        if Kind::of(text) != Kind::Object {
+            errors.add(at, "must be true, or an object with a reason");
+            return Err(Invalid);
+        }
+        // The grammar is already checked, so the name of a field cannot be decoded.
+        let [reason] = given(text, ["reason"], at, errors)
+            .ok()
+            .flatten()
+            .ok_or(Invalid)?;
+        let reason = Optional(reason_text()).read(reason, &at.member("reason"), errors)?;
+        Ok(Hold { reason })
+    }
+
+    fn schema(&self) -> Json {
+        json!({
+            "description": "The order does not start until it is released",
+            "oneOf": [
+                { "type": "boolean", "enum": [true] },
+                {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "properties": {
+                        "reason": {
+                            "type": ["string", "null"],
+                            "minLength": 1,
+                            "maxLength": REASON_CHARS_MAX,
+                            "pattern": NO_CONTROLS,
+                        },
+                    },
+                },
+            ],
+        })
+    }
 }

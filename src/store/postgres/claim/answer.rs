@@ -29,7 +29,11 @@ pub(super) struct Granted {
     minor_units: i64,
     created_micros: i64,
     started_micros: i64,
+    start_after_micros: i64,
 }
+
+/// Stands for no `start_after`.
+const NO_TIME: i64 = i64::MIN;
 
 /// The texts of an order: codes, reference, metadata, last error, user's name, currency, lines.
 type Texts = [Option<String>; 7];
@@ -51,12 +55,17 @@ impl Granted {
             processing_at: Some(Timestamp::from_micros(self.started_micros)),
             finished_at: None,
             next_attempt_at: None,
+            held_at: None,
             request: rows::request(StoredRequest {
                 user: (self.user_id, user_name.as_deref()),
                 amount: (self.minor_units, currency.as_deref()),
                 items: (codes.as_deref().unwrap_or_default(), lines.as_deref()),
                 reference: reference.as_deref(),
                 metadata,
+                start_after: (self.start_after_micros != NO_TIME)
+                    .then(|| Timestamp::from_micros(self.start_after_micros)),
+                held: false,
+                hold_reason: None,
             })?,
             last_error,
             result: None,

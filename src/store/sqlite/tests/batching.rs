@@ -154,7 +154,7 @@ const DISTURBANCES: [(&str, Disturbance); 7] = [
 
 #[test]
 fn completing_many_attempts_at_once_equals_completing_each() {
-    for ordering in [Ordering::None, Ordering::User(OnFailure::Skip)] {
+    for ordering in [Ordering::None, Ordering::by_user(OnFailure::Skip)] {
         for (name, disturb) in DISTURBANCES {
             let results = [complete_one_by_one, |group: &mut Group<'_>, keys: &[LeaseKey]| {
                 settle::complete(group, keys).unwrap()

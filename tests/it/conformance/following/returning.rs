@@ -98,7 +98,7 @@ async fn subscribe_together(
     controlled: &ControlledStore,
     then: impl FnOnce(),
 ) -> Vec<Result<Subscription, SubscribeError>> {
-    controlled.stands_still.hold();
+    StandsStill::hold(&controlled.stands_still);
     let feed = live.feed();
     let mut all = pin!(join_all(
         (0..SUBSCRIBERS).map(|_| feed.subscribe(Filter::default(), None))
@@ -106,7 +106,7 @@ async fn subscribe_together(
     assert!(all.as_mut().now_or_never().is_none());
     controlled.stands_still.arrival().await;
     then();
-    controlled.stands_still.release();
+    StandsStill::release(&controlled.stands_still);
     all.await
 }
 

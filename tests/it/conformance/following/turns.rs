@@ -36,7 +36,7 @@ async fn an_abandoned_log_read_frees_its_turn_for_others(harness: &mut Harness) 
         epoch: EpochIdentity(!now.epoch.0),
         ..now
     };
-    stands_still.hold();
+    StandsStill::hold(&stands_still);
     let mut reading = Vec::new();
     for _ in 0..TURNS {
         reading.push(tokio::spawn(resyncs(subscribe(&live, Some(foreign)).await)));
@@ -49,7 +49,7 @@ async fn an_abandoned_log_read_frees_its_turn_for_others(harness: &mut Harness) 
         assert!(subscription.next().now_or_never().is_none());
         idle.push(subscription);
     }
-    stands_still.release();
+    StandsStill::release(&stands_still);
     resyncs(subscribe(&live, Some(foreign)).await).await;
     for read in reading {
         read.await.unwrap();

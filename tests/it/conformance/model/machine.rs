@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use orderly::lease::{Lease, LeaseKey, NodeId, Outcome};
-use orderly::order::{Order, OrderId, OrderStatus};
+use orderly::order::{NewOrder, OrderId, OrderStatus};
 use orderly::store::{ClaimRequest, GivenBack, Settled};
 use orderly::time::Timestamp;
 use proptest::sample::Index;
 
+use super::order::{Granted, ModelOrder};
 use crate::support::make::LEASE;
 
 /// Low enough for random sequences to reach.
 pub const CRASHES_MAX: u32 = 3;
-const SUSPECT_CRASHES: u32 = 2;
+pub const SUSPECT_CRASHES: u32 = 2;
 
 #[derive(Default)]
 pub struct Model {
@@ -22,78 +23,13 @@ pub struct Model {
     pub paused: bool,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModelOrder {
-    status: OrderStatus,
-    version: u32,
-    attempts: u32,
-    generation: u32,
-    crashes: u32,
-    processing_at: Option<Timestamp>,
-    finished_at: Option<Timestamp>,
-    /// Set while the order is in the second line.
-    due: Option<Timestamp>,
-    pub held: Option<Held>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Held {
-    pub node: NodeId,
-    pub fence: u64,
-    pub expires_at: Timestamp,
-}
-
-impl ModelOrder {
-    pub fn of(order: &Order, crashes: u32) -> ModelOrder {
-        ModelOrder {
-            status: order.status,
-            version: order.version,
-            attempts: order.attempts,
-            generation: order.generation,
-            crashes,
-            processing_at: order.processing_at,
-            finished_at: order.finished_at,
-            due: order.next_attempt_at,
-            held: None,
-        }
-    }
-
-    pub fn visible(&self) -> ModelOrder {
-        ModelOrder {
-            held: None,
-            ..self.clone()
-        }
-    }
-
-    fn is_suspect(&self) -> bool {
-        self.crashes >= SUSPECT_CRASHES
-    }
-
-    fn change(&mut self, status: OrderStatus) {
-        self.status = status;
-        self.version += 1;
-        self.held = None;
-        self.due = None;
-    }
-
-    fn wait_until(&mut self, due: Timestamp) {
-        self.change(OrderStatus::Pending);
-        self.due = Some(due);
-    }
-
-    fn finish(&mut self, status: OrderStatus, now: Timestamp) {
-        self.change(status);
-        self.finished_at = Some(now);
-    }
-}
-
 impl Model {
     pub fn pick(&self, index: Index) -> OrderId {
         let ids: Vec<OrderId> = self.orders.keys().copied().collect();
         *index.get(&ids)
     }
 
-    pub fn accept(&mut self, ids: &[OrderId]) {
+    pub fn accept(&mut self, ids: &[OrderId], request: &NewOrder, now: Timestamp) {
         for id in ids {
             assert!(self.orders.keys().all(|known| known < id), "ids rise");
             let order = ModelOrder {
@@ -105,7 +41,10 @@ impl Model {
                 processing_at: None,
                 finished_at: None,
                 due: None,
-                held: None,
+                created: now,
+                hold: request.hold.is_some(),
+                scheduled: request.start_after,
+                lease: None,
             };
             self.orders.insert(*id, order);
         }
@@ -113,11 +52,7 @@ impl Model {
 
     /// The orders of each line in their order, as far as the claim may take them.
     fn lines(&self, suspect: bool, now: Timestamp) -> (Vec<OrderId>, Vec<OrderId>) {
-        let pending = || {
-            self.orders
-                .iter()
-                .filter(|(_, order)| order.status == OrderStatus::Pending)
-        };
+        let pending = || self.orders.iter().filter(|(_, order)| order.is_in_line());
         let first = pending()
             .filter(|(_, order)| order.due.is_none())
             .map(|(id, _)| *id)
@@ -142,7 +77,7 @@ impl Model {
         for id in given {
             let order = &self.orders[id];
             let is_due = order.due.is_none_or(|due| due <= now);
-            let waits = order.status == OrderStatus::Pending && is_due && !startable.contains(id);
+            let waits = order.is_in_line() && is_due && !startable.contains(id);
             let has_place = startable.len() < request.orders_max && !self.paused;
             if !waits || !has_place || (order.is_suspect() && suspects_left == 0) {
                 continue;
@@ -205,6 +140,7 @@ impl Model {
             self.orders
                 .values()
                 .filter(may_take)
+                .filter(|order| !order.is_set_aside())
                 .filter_map(|order| order.due)
         };
         if let Some(due) = waiting().filter(|due| *due > now).min() {
@@ -228,7 +164,7 @@ impl Model {
         order.change(OrderStatus::Processing);
         order.attempts += 1;
         order.processing_at = Some(now);
-        order.held = Some(Held {
+        order.lease = Some(Granted {
             node,
             fence: lease.fence,
             expires_at: now.plus(LEASE),
@@ -237,7 +173,7 @@ impl Model {
     }
 
     fn holds(&self, key: LeaseKey) -> bool {
-        let held = self.orders[&key.order_id].held;
+        let held = self.orders[&key.order_id].lease;
         held.is_some_and(|held| held.fence == key.fence)
     }
 
@@ -270,7 +206,7 @@ impl Model {
         let of_another = |key: &LeaseKey| {
             self.holds(*key)
                 && self.orders[&key.order_id]
-                    .held
+                    .lease
                     .is_some_and(|held| held.node != node)
         };
         let asked: Vec<LeaseKey> = granted.iter().filter(|key| !of_another(key)).copied().collect();
@@ -285,7 +221,7 @@ impl Model {
                 .orders
                 .get_mut(&key.order_id)
                 .expect("kept leases are of known orders");
-            let held = order.held.as_mut().expect("kept leases are held");
+            let held = order.lease.as_mut().expect("kept leases are held");
             held.expires_at = held.expires_at.max(now.plus(LEASE));
         }
     }
@@ -297,7 +233,7 @@ impl Model {
         };
         let mut given = GivenBack::default();
         for order in self.orders.values_mut() {
-            let Some(held) = order.held.filter(|held| held.expires_at <= now) else {
+            let Some(held) = order.lease.filter(|held| held.expires_at <= now) else {
                 continue;
             };
             order.crashes += u32::from(!alive(held.node));
@@ -326,6 +262,46 @@ impl Model {
         }
     }
 
+    /// Returns true when the order is held, now or before.
+    pub fn hold(&mut self, id: OrderId) -> bool {
+        let order = self.orders.get_mut(&id).expect("the order was accepted");
+        if order.status != OrderStatus::Pending {
+            return false;
+        }
+        order.version += u32::from(!order.hold);
+        order.hold = true;
+        true
+    }
+
+    /// Returns true when the order is released, now or before.
+    pub fn release(&mut self, id: OrderId, now: Timestamp) -> bool {
+        let order = self.orders.get_mut(&id).expect("the order was accepted");
+        if order.hold {
+            order.version += 1;
+            order.hold = false;
+            if order.scheduled.is_none_or(|time| time <= now) {
+                order.enter_line();
+            }
+        }
+        order.status == OrderStatus::Pending
+    }
+
+    /// Returns the number of orders that entered their line, and the time until the next one.
+    pub fn fire_timers(&mut self, now: Timestamp) -> (usize, Option<Duration>) {
+        let scheduled = |order: &&mut ModelOrder| !order.hold && order.scheduled.is_some();
+        let (mut entered, mut next) = (0, None);
+        for order in self.orders.values_mut().filter(scheduled) {
+            let time = order.scheduled.expect("only scheduled orders are left");
+            if time <= now {
+                order.enter_line();
+                entered += 1;
+            } else {
+                next = Some(next.map_or(time, |next: Timestamp| next.min(time)));
+            }
+        }
+        (entered, next.map(|time| time.since(now)))
+    }
+
     /// Returns true when the order is redriven or already due.
     pub fn redrive(&mut self, id: OrderId, now: Timestamp) -> bool {
         let order = self.orders.get_mut(&id).expect("the order was accepted");
@@ -339,7 +315,8 @@ impl Model {
                 true
             }
             OrderStatus::Pending => {
-                if order.due.is_some_and(|due| due > now) {
+                let waits_for_time = order.scheduled.is_some() || order.due.is_some_and(|due| due > now);
+                if waits_for_time && !order.hold {
                     order.wait_until(now);
                 }
                 true

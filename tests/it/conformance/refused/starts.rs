@@ -120,7 +120,7 @@ async fn more_refused_starts_than_requested_orders_do_not_hold_up_others(harness
 /// No change of the order is allowed, not even its turn among its user's orders.
 async fn an_unchangeable_order_holds_up_only_its_own_user(harness: &mut Harness) {
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     let orders = [1, 2, 2, 3].map(order_of);
     let ids = harness.accept(orders.into()).await;

@@ -17,7 +17,7 @@ const ORDERINGS: [OnFailure; 2] = [OnFailure::Skip, OnFailure::Block];
 
 /// Two orders of one user; the database refuses every change of the second.
 async fn pair_with_bad_second(harness: &mut Harness, on_failure: OnFailure) -> [OrderId; 2] {
-    harness.reopen_with_ordering(Ordering::User(on_failure)).await;
+    harness.reopen_with_ordering(Ordering::by_user(on_failure)).await;
     let ids = harness.accept([1, 1].map(order_of).into()).await;
     harness.refuse_changes(&ids[1..]).await;
     [ids[0], ids[1]]
@@ -80,7 +80,7 @@ async fn a_refused_turn_is_passed_on_after_a_restart(harness: &mut Harness) {
     harness.settle(&lease, Outcome::COMPLETED).await;
     harness.allow_changes().await;
     harness
-        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .reopen_with_ordering(Ordering::by_user(OnFailure::Skip))
         .await;
     until_ended(harness, second).await;
 }

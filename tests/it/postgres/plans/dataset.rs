@@ -202,14 +202,14 @@ where slot = 0";
 /// Stores nothing.
 const USED_WHILE_EMPTY: &str = "
 begin;
-select from :accept('{}', '{}', '{}', '{}', '{}', null, null, null, 1::int2);
-select from :accept_keyed('{}', '{}', '{}', '{}', '{}', '{}', null, null, null, '{}', '{}', '{}', '{}', 1::int2);
+select from :accept('{}', '{}', '{}', '{}', '{}', null, null, null, null, null, null, 1::int2);
+select from :accept_keyed('{}', '{}', '{}', '{}', '{}', '{}', null, null, null, null, null, null, '{}', '{}', '{}', '{}', 1::int2);
 select from :start('{}', '{}', 0, 10, 1000, false, false, '{}', 1, 0);
 select from :pick('{}', 10, true, '{}');
 select from :claim(places => 10, claiming_node => 10, lease_micros => 1000, takes_suspects => true, is_outside => false,
     is_handed_out => false, wanted => null, known_processor => -1, known_ordering => 0, second_first => 0, above => 0,
     spare => 4, unseen_max => 500, counter_slot => 1, claim_lock => 1, stepped_around => '{}');
-select from :see_to_turns(500, true, '{}');
+select from :see_to_turns(500, true, true, '{}');
 select from :settle('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1::int2);
 select from :view_orders('{}');
 rollback;";

@@ -55,6 +55,7 @@ async fn calls_on_an_order_cost_the_same_with_sixty_thousand_open_orders() {
             .redrive(OrderId(120_001), RedriveOptions::default())
             .await
             .unwrap();
+        setup.store.hold(OrderId(100_002), None).await.unwrap();
         setup.store.order_view(OrderId(140_001)).await.unwrap();
         setup.store.history(OrderId(140_001), 0).await.unwrap();
         setup.store.queue().await.unwrap();
@@ -69,26 +70,32 @@ async fn calls_on_an_order_cost_the_same_with_sixty_thousand_open_orders() {
             (
                 "cancel in the first line",
                 "Cancels the order that",
-                "int8[], int2, int2[], bool, text",
-                "'{110000}', 3, '{0,0,3}', true, null",
+                "int8[], int2, int2[], int2, text",
+                "'{110000}', 3, '{0,0,3}', 1, null",
             ),
             (
                 "cancel in the second line",
                 "Cancels the order that",
-                "int8[], int2, int2[], bool, text",
-                "'{130000}', 3, '{0,0,3}', true, null",
+                "int8[], int2, int2[], int2, text",
+                "'{130000}', 3, '{0,0,3}', 1, null",
             ),
             (
                 "cancel of one that runs",
                 "Cancels the order that",
-                "int8[], int2, int2[], bool, text",
-                "'{150000}', 3, '{0,0,3}', true, null",
+                "int8[], int2, int2[], int2, text",
+                "'{150000}', 3, '{0,0,3}', 1, null",
             ),
             (
                 "redrive",
                 "Redrives the orders",
-                "int8[], int2, int2[], bool, text, bool",
-                "'{110000, 130000, 150000}', 3, '{0,3,4}', false, null, false",
+                "int8[], int2, int2[], int2, text, bool",
+                "'{110000, 130000, 150000}', 3, '{0,3,4}', 0, null, false",
+            ),
+            (
+                "hold",
+                "Sets aside the orders",
+                "int8[], int2, int2[], int2, text, bool, text",
+                "'{110000, 130000}', 3, '{0}', 2, null, false, null",
             ),
             ("orders", &view_orders, "int8[]", "'{110000, 130000, 150000}'"),
             (

@@ -178,15 +178,15 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
     push(
         "order to be stored",
         functions[0],
-        "int8[], int8[], text[], text[], text[], text[], text[], text[], int2",
-        "'{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, 3",
+        "int8[], int8[], text[], text[], text[], text[], text[], text[], timestamptz[], bool[], text[], int2",
+        "'{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, null, null, null, 3",
         PAGES_MAX,
     );
     push(
         "order to be stored under a key",
         functions[1],
-        "int4[], int8[], int8[], text[], text[], text[], text[], text[], text[], int4[], text[], text[], bytea[], int2",
-        "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, '{0}', '{orders}', '{a new one}', '{a}', 3",
+        "int4[], int8[], int8[], text[], text[], text[], text[], text[], text[], timestamptz[], bool[], text[], int4[], text[], text[], bytea[], int2",
+        "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, null, null, null, '{0}', '{orders}', '{a new one}', '{a}', 3",
         PAGES_MAX,
     );
     push("queue", "Reads the numbers", "int8, text", "0, ''", PAGES_MAX);
@@ -235,8 +235,8 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
         push(
             &what,
             "Cancels the order that",
-            "int8[], int2, int2[], bool, text",
-            &format!("'{{{id}}}', 3, '{{0,0,3}}', true, null"),
+            "int8[], int2, int2[], int2, text",
+            &format!("'{{{id}}}', 3, '{{0,0,3}}', 1, null"),
             PAGES_MAX,
         );
     }
@@ -248,8 +248,8 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
         push(
             &format!("redrive of {ids:?}"),
             "Redrives the orders",
-            "int8[], int2, int2[], bool, text, bool",
-            &format!("'{{{}, {}}}', 3, '{{0,3,4}}', false, null, false", ids[0], ids[1]),
+            "int8[], int2, int2[], int2, text, bool",
+            &format!("'{{{}, {}}}', 3, '{{0,3,4}}', 0, null, false", ids[0], ids[1]),
             PAGES_MAX,
         );
     }

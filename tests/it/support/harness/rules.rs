@@ -42,6 +42,20 @@ impl Harness {
             .await;
     }
 
+    /// Refuses to move these scheduled orders into their line.
+    pub async fn refuse_to_enter_line(&self, ids: &[OrderId]) {
+        let these = among("new", ids);
+        let (table, event, condition) = match &self.home {
+            Home::Folder { .. } => (
+                "orders",
+                "update",
+                format!("{these} and old.turn is 2 and new.turn is not 2"),
+            ),
+            Home::Postgres(_) => ("second_line", "insert", these),
+        };
+        self.rule("enter", table, event, &condition, Refusal::Said).await;
+    }
+
     /// Refuses to start these orders.
     pub async fn refuse_starts(&self, ids: &[OrderId]) {
         self.rule_for_starts(ids, Refusal::Said).await;
