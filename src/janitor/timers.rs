@@ -14,7 +14,7 @@ use crate::store::{Fired, RefusedChange, Store, StoreError, log_refused};
 
 /// Shortest time between two looks, so that many wake-ups do not cause many.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
-/// Pause after a failed call; the next heartbeat that succeeds ends it.
+/// Pause after a failed call; a heartbeat while orders are open ends it.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after a look that left an order that is due: another session of the database has locked it.
 const LOCKED_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,8 +23,9 @@ const REFUSED_INTERVAL: Duration = Duration::from_secs(30);
 /// Refused orders that are left alone, at most.
 const REFUSED_MAX: usize = 1_000;
 
-/// Looks whenever the next known time has come, and after each wake-up: a heartbeat, a scheduled order accepted here, or news of
-/// another node. Several nodes may look at once. A sleeping node still wakes at the next time that it knows.
+/// Looks whenever the next known time has come, and after each wake-up: a heartbeat while orders are open, a scheduled order
+/// accepted here, or news of another node. Several nodes may look at once. A sleeping node still wakes at the next time that it
+/// knows.
 pub async fn run(store: Arc<dyn Store>, stopped: CancellationToken) {
     let wakeups = store.wakeups();
     let failing = Latch::default();

@@ -133,13 +133,14 @@ async fn announce(shared: &Shared, wanted: Announced) -> Result<(), StoreError> 
         Pace::Working => {
             send(shared, breaker, shared.settings.lease).await?;
             shared.sweep_due.notify_one();
+            // An idle node makes few calls; its timers know the next time, and hear of new ones.
+            shared.store.wakeups().notify_timers();
         }
         // No sweep: no lease exists anywhere.
         Pace::Idle => send(shared, breaker, QUIET_INTERVAL * BEATS_PER_VALIDITY).await?,
         Pace::Asleep => return shared.store.leave(shared.settings.node, Leaving::ToSleep).await,
     }
     shared.awake.notify_one();
-    shared.store.wakeups().notify_timers();
     Ok(())
 }
 

@@ -10,7 +10,6 @@ use super::world::{Setting, World};
 use crate::support::layers::layered;
 
 const MINUTE: Duration = Duration::from_mins(1);
-const HOUR: Duration = Duration::from_hours(1);
 
 fn sleepy() -> Setting {
     Setting {
@@ -39,11 +38,11 @@ async fn a_scheduled_order_starts_at_its_time() {
 async fn a_sleeping_node_wakes_for_a_scheduled_order_and_only_for_it() {
     let link = StoreLink::new();
     let world = World::with_store(sleepy(), |store| layered(store, link.clone())).await;
-    let id = world.harness.accept_scheduled(5 * HOUR).await;
+    let id = world.harness.accept_scheduled(70 * MINUTE).await;
     world.harness.accept_held().await;
     world.pass_long(10 * MINUTE, async |_| {}).await;
     let asleep = Instant::now();
-    world.pass_long(4 * HOUR, async |_| {}).await;
+    world.pass_long(55 * MINUTE, async |_| {}).await;
     assert_eq!(link.calls_since(asleep), [], "a sleeping node makes no calls");
     world.until_status(id, OrderStatus::Completed).await;
     world.end().await;
