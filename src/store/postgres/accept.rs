@@ -16,7 +16,6 @@ use super::shared::Shared;
 use crate::money::Currency;
 use crate::order::{NewOrder, OrderId, Reference};
 use crate::store::accept::{Places, has_room, waiting_from};
-use crate::store::clock::system_clock;
 use crate::store::{Accepted, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
@@ -115,14 +114,15 @@ async fn admitted<'c>(
     };
     let counted = connection
         .read(
-            "select coalesce(sum(pending - held - scheduled), 0)::int8 from orderly.counters",
+            "select coalesce(sum(pending - held - scheduled), 0)::int8, clock_timestamp() from orderly.counters",
             &[],
         )
         .await?;
-    let mut pending = counted.first().map_or(Ok(0), |row| rows::large_count(row, 0))?;
-    let now = system_clock()();
+    let counted = counted
+        .first()
+        .ok_or_else(|| PgFailure::undecodable("the counters", "an empty answer"))?;
+    let (mut pending, now) = (rows::large_count(counted, 0)?, rows::column(counted, 1)?);
     let takes = |(_, call): &(usize, &Accept)| {
-        // By this node's clock: the limit need not be exact.
         let orders = waiting_from(&call.orders, now);
         let takes = has_room(pending, orders, Some(pending_max));
         pending += if takes { orders } else { 0 };
