@@ -253,16 +253,6 @@ impl<V: Value> Required<V> {
 /// A field that a body may have; `null` means absent.
 pub struct Optional<V>(pub V);
 
-impl FieldSchema {
-    /// The schema of a member that may be missing and must not be null.
-    pub fn not_null(schema: Json) -> FieldSchema {
-        FieldSchema {
-            is_required: false,
-            schema,
-        }
-    }
-}
-
 impl<V: Value> Optional<V> {
     pub fn read(
         &self,

@@ -109,7 +109,7 @@ pub(super) fn schema() -> RefOr<Schema> {
         |schema: Json| Optional(value(|_: &str| Err::<(), _>(""), move || schema.clone())).schema();
     let fields: [(&str, FieldSchema); 9] = [
         ("user_id", Required(user()).schema()),
-        ("item_ids", FieldSchema::not_null(ItemIds.schema())),
+        ("item_ids", optional(ItemIds.schema())),
         ("items", optional(Lines { decimals: 2 }.schema())),
         (
             "total_amount",
