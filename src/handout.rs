@@ -18,9 +18,8 @@ use crate::lease::{LeaseKey, Outcome};
 use crate::order::{NewOrder, OrderId, OrderStatus, Ordering, Reason};
 use crate::store::layer::{Layer, Layered};
 use crate::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Fired, GiveBack, GivenBack, HandoutStatus, IdempotencyKey, News,
-    PeerNews, QueueState, RedriveOptions, RedriveQuery, Redriven, Settled, SettledExternal, Store,
-    StoreError, Vitals,
+    Accepted, Acted, ClaimRequest, Claimed, Fired, GiveBack, GivenBack, IdempotencyKey, News, PeerNews,
+    QueueState, RedriveOptions, RedriveQuery, Redriven, Settled, SettledExternal, Store, StoreError, Vitals,
 };
 
 mod adder;
@@ -335,9 +334,9 @@ impl Layer for Handout {
         id: OrderId,
         reason: Option<Reason>,
     ) -> Result<Acted, StoreError> {
-        let acted = inner.release(id, reason).await;
+        let released = inner.release(id, reason).await;
         self.ask_store_next();
-        acted
+        released
     }
 
     async fn fire_timers(&self, inner: &dyn Store, except: Arc<[OrderId]>) -> Result<Fired, StoreError> {
@@ -372,18 +371,18 @@ impl Layer for Handout {
 
     async fn queue(&self, inner: &dyn Store) -> Result<QueueState, StoreError> {
         let (queue, status) = tokio::join!(inner.queue(), status::of(&self.stream));
-        queue.map(|queue| with(queue, status))
+        queue.map(|queue| queue.with_handout(status))
     }
 
     async fn queue_just_set(&self, inner: &dyn Store) -> Result<QueueState, StoreError> {
         let (queue, status) = tokio::join!(inner.queue_just_set(), status::of(&self.stream));
-        queue.map(|queue| with(queue, status))
+        queue.map(|queue| queue.with_handout(status))
     }
 
     async fn vitals(&self, inner: &dyn Store) -> Result<Vitals, StoreError> {
         let (vitals, status) = tokio::join!(inner.vitals(), status::of(&self.stream));
         vitals.map(|vitals| Vitals {
-            queue: with(vitals.queue, status),
+            queue: vitals.queue.with_handout(status),
             ..vitals
         })
     }
@@ -393,12 +392,5 @@ impl Layer for Handout {
         self.tasks.wait().await;
         self.stream.leave().await;
         inner.close().await;
-    }
-}
-
-fn with(queue: QueueState, status: HandoutStatus) -> QueueState {
-    QueueState {
-        handout: Some(status),
-        ..queue
     }
 }

@@ -163,6 +163,16 @@ pub struct QueueState {
     pub nodes: Vec<Node>,
 }
 
+impl QueueState {
+    #[must_use]
+    pub fn with_handout(self, status: HandoutStatus) -> QueueState {
+        QueueState {
+            handout: Some(status),
+            ..self
+        }
+    }
+}
+
 /// The hand-out by Redis as one node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HandoutStatus {

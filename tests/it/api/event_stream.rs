@@ -163,6 +163,8 @@ async fn every_kind_of_event_carries_an_id_to_resume_from() {
     harness.claim_only(id).await;
     harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
+    harness.hold(id).await;
+    harness.release(id).await;
     harness.cancel(id).await;
     let mut untold: BTreeSet<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
     while !untold.is_empty() {

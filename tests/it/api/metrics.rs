@@ -209,6 +209,8 @@ async fn the_set_of_metric_families_is_stable() {
     gauge orderly_orders
     gauge orderly_oldest_waiting_seconds
     gauge orderly_blocked_orders
+    gauge orderly_held_orders
+    gauge orderly_scheduled_orders
     gauge orderly_oldest_blocked_seconds
     gauge orderly_queue_paused
     gauge orderly_store_up

@@ -114,9 +114,9 @@ async fn a_placed_order_can_be_repeated_under_its_key() {
     assert_eq!(run(from_stdin).await.json()["order_id"], 4);
 
     let refused = fixture
-        .run("orders create --user-id 0 --item-ids x --total-amount 1.005")
+        .run("orders create --user-id 1 --item-ids 7,,8 --total-amount 1.005")
         .await;
-    refused.assert_failed(1, "#/user_id");
+    refused.assert_failed(1, "#/item_ids");
     assert!(refused.stderr.contains("#/total_amount"), "{}", refused.stderr);
     assert!(
         !refused.stderr.contains("--idempotency-key"),

@@ -29,6 +29,7 @@ conformance! {
     orders_not_yet_seen_by_a_claim_count_as_waiting_or_blocked,
     an_order_blocked_by_a_failed_one_counts_with_its_age,
     a_retried_order_counts_as_blocked_from_its_return,
+    orders_that_are_set_aside_are_counted_and_do_not_wait,
 }
 
 async fn an_empty_store_counts_nothing(harness: &mut Harness) {
@@ -297,6 +298,32 @@ async fn a_retried_order_counts_as_blocked_from_its_return(harness: &mut Harness
     harness.claim(10).await;
     harness.advance(Duration::from_secs(7)).await;
     assert_blocked(harness, 1, 7).await;
+}
+
+async fn orders_that_are_set_aside_are_counted_and_do_not_wait(harness: &mut Harness) {
+    let minute = Duration::from_mins(1);
+    harness.accept_held().await;
+    let scheduled = harness.accept_scheduled(minute).await;
+    let second = harness.accept_scheduled(2 * minute).await;
+    let count = async || {
+        let counters = harness.counters().await;
+        (counters.pending, counters.held, counters.scheduled)
+    };
+    assert_eq!(count().await, (3, 1, 2));
+    harness.hold(second).await;
+    assert_eq!(count().await, (3, 2, 1));
+    harness.release(second).await;
+    assert_eq!(count().await, (3, 1, 2));
+    harness.advance(minute).await;
+    assert_eq!(harness.store().queue().await.unwrap().oldest_waiting, None);
+    harness.fire_timers().await;
+    assert_eq!(count().await, (3, 1, 1));
+    let waiting = harness.store().queue().await.unwrap().oldest_waiting;
+    assert_eq!(waiting, Some(minute), "since its acceptance");
+    harness.claim_only(scheduled).await;
+    harness.cancel(second).await;
+    assert_eq!(count().await, (1, 1, 0));
+    assert_eq!(harness.counters().await, harness.recount().await);
 }
 
 async fn blocked(harness: &Harness) -> Blocked {

@@ -26,7 +26,6 @@ conformance! {
     a_redrive_leaves_a_held_order_alone,
     a_redrive_forgets_a_time_that_has_not_come,
     a_reason_is_kept,
-    orders_that_are_set_aside_are_counted_and_do_not_wait,
     orders_that_are_set_aside_fill_no_place_of_the_queue,
     orders_that_are_set_aside_are_listed_as_pending,
     timers_tell_when_the_next_order_is_due,
@@ -236,31 +235,6 @@ async fn a_reason_is_kept(harness: &mut Harness) {
     harness.store().release(id, reason.clone()).await.unwrap();
     let records = harness.records().await;
     assert_eq!(records[0].events[2].event.detail.reason, reason);
-}
-
-async fn orders_that_are_set_aside_are_counted_and_do_not_wait(harness: &mut Harness) {
-    harness.accept_held().await;
-    let scheduled = harness.accept_scheduled(MINUTE).await;
-    let second = harness.accept_scheduled(2 * MINUTE).await;
-    let count = async || {
-        let counters = harness.counters().await;
-        (counters.pending, counters.held, counters.scheduled)
-    };
-    assert_eq!(count().await, (3, 1, 2));
-    harness.hold(second).await;
-    assert_eq!(count().await, (3, 2, 1));
-    harness.release(second).await;
-    assert_eq!(count().await, (3, 1, 2));
-    harness.advance(MINUTE).await;
-    assert_eq!(harness.store().queue().await.unwrap().oldest_waiting, None);
-    harness.fire_timers().await;
-    assert_eq!(count().await, (3, 1, 1));
-    let waiting = harness.store().queue().await.unwrap().oldest_waiting;
-    assert_eq!(waiting, Some(MINUTE), "since its acceptance");
-    harness.claim_only(scheduled).await;
-    harness.cancel(second).await;
-    assert_eq!(count().await, (1, 1, 0));
-    assert_eq!(harness.counters().await, harness.recount().await);
 }
 
 async fn orders_that_are_set_aside_fill_no_place_of_the_queue(harness: &mut Harness) {

@@ -6,10 +6,7 @@ use orderly::time::Timestamp;
 
 use super::dataset::{ALL_STATISTICS, BIG_USER, Dataset, FINISHED, SMALL_USER, dataset};
 use super::plan::{CapturedStatement, Plan};
-use super::{PAGE_ORDERS, PAGES_MAX, ROWS_MAX};
-
-/// Database pages per row that a page examines and filters out: the row, and its lease if it runs.
-const PAGES_PER_ROW: u64 = 5;
+use super::{PAGE_ORDERS, PAGES_MAX, PAGES_PER_ROW, ROWS_MAX};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_orders_reads_only_its_own_rows_with_any_statistics() {
@@ -82,9 +79,12 @@ impl PageRequest {
             (None, Some(_), Some(OrderStatus::Failed)) => &["failed_user"],
             (None, None, Some(OrderStatus::Cancelled)) => &["cancelled_pkey"],
             (None, Some(_), Some(OrderStatus::Cancelled)) => &["cancelled_user"],
-            (None, None, Some(OrderStatus::Pending)) => {
-                &["blocked_pkey", "first_line_pkey", "second_line_pkey"]
-            }
+            (None, None, Some(OrderStatus::Pending)) => &[
+                "blocked_pkey",
+                "first_line_pkey",
+                "second_line_pkey",
+                "set_aside_pkey",
+            ],
             (None, None, Some(OrderStatus::Processing)) => &["leases_pkey"],
             (None, None, Some(OrderStatus::Completed) | None) => &["orders_pkey"],
             (None, Some(_), _) => &["orders_user"],
@@ -154,8 +154,14 @@ impl PageRequest {
         } else {
             (PAGES_MAX, ROWS_MAX)
         };
-        // Indexes that read the orders of the page, and whether an order runs.
-        let by_key = ["orders_pkey", "leases_pkey", "second_line_pkey", "blocked_pkey"];
+        // Indexes that read the orders of the page, and where each stands.
+        let by_key = [
+            "orders_pkey",
+            "leases_pkey",
+            "second_line_pkey",
+            "blocked_pkey",
+            "set_aside_pkey",
+        ];
         let indexes = plan.indexes();
         let ranges = self.ranges();
         let others: Vec<&&str> = indexes

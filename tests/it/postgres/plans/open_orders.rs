@@ -92,10 +92,16 @@ async fn calls_on_an_order_cost_the_same_with_sixty_thousand_open_orders() {
                 "'{110000, 130000, 150000}', 3, '{0,3,4}', 0, null, false",
             ),
             (
-                "hold",
+                "hold in the first line",
                 "Sets aside the orders",
                 "int8[], int2, int2[], int2, text, bool, text",
-                "'{110000, 130000}', 3, '{0}', 2, null, false, null",
+                "'{110000}', 3, '{0}', 2, null, false, null",
+            ),
+            (
+                "hold in the second line",
+                "Sets aside the orders",
+                "int8[], int2, int2[], int2, text, bool, text",
+                "'{130000}', 3, '{0}', 2, null, false, null",
             ),
             ("orders", &view_orders, "int8[]", "'{110000, 130000, 150000}'"),
             (

@@ -10,7 +10,7 @@ use super::dataset::{
     EXPIRED, FAILED, FAILED_LATER, FINISHED, FIRST_LINE, RUNNING, SMALL_USER, Statistics, dataset,
 };
 use super::plan::{CapturedStatement, Plan};
-use super::{PAGE_ORDERS, PAGES_MAX, ROWS_MAX};
+use super::{PAGE_ORDERS, PAGES_MAX, PAGES_PER_ROW, ROWS_MAX};
 use crate::support::make::{NODE_A, give_back_by, heartbeat, key, new_order};
 
 /// Database pages for each attempt that ends, however it ends.
@@ -100,12 +100,14 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
             let what = format!("those of {user_id:?} with status {code}");
             let (types, values) = match user_id {
                 None => ("", String::new()),
-                Some(user_id) => (", int8", format!(", {user_id}")),
+                Some(user_id) => (", int8, text", format!(", {user_id}, null")),
             };
             let types = format!("int8, timestamptz, int8{types}");
             let values = format!("{}, null, 101{values}", i64::MAX);
             let matching = CapturedStatement::of(setup, &what, "as ended", &types, &values);
-            asked.push((matching, PAGES_MAX));
+            // Among those of a user, each order's name is compared.
+            let pages_max = PAGES_MAX + user_id.map_or(0, |_| 101 * PAGES_PER_ROW);
+            asked.push((matching, pages_max));
         }
     }
     let server = "select extract(epoch from pg_postmaster_start_time())::text || ' ' || oid from pg_database

@@ -49,7 +49,7 @@ impl Harness {
             Home::Folder { .. } => (
                 "orders",
                 "update",
-                format!("{these} and old.turn is 2 and new.turn is not 2"),
+                format!("{these} and new.status = 0 and old.turn is 2 and new.turn is not 2"),
             ),
             Home::Postgres(_) => ("second_line", "insert", these),
         };
