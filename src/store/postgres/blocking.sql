@@ -1,6 +1,5 @@
 -- Orders that others of their user wait for, how many wait, whether the order's next attempt is not due yet, and whether it is set
--- aside, among the $1 that
--- have waited longest: the $2 that most wait for.
+-- aside, among the $1 that have waited longest: the $2 that most wait for.
 select first.order_id, state.status, waiting.orders,
     exists (select from orderly.second_line as l where l.order_id = first.order_id and l.due_at > (select clock_timestamp())),
     state.set_aside

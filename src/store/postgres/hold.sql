@@ -1,5 +1,5 @@
--- Sets aside the orders that lock_orders.sql has locked, for the reason $7. Where the orders of a user wait for each other, the next
--- claim assigns their turns.
+-- Sets aside the orders that lock_orders.sql has locked, one at most, for the reason $7. Where the orders of a user wait for each
+-- other, the next claim assigns their turns.
 , first_line_gone as (
     delete from orderly.first_line where order_id = any (array(select order_id from first_line))
 ), second_line_gone as (

@@ -1,6 +1,6 @@
 -- Redrives the orders that lock_orders.sql has locked: failed and cancelled orders start afresh; orders in backoff and scheduled
--- ones become due and keep their attempts and generation. Where the orders of a user wait for each other, the next claim assigns their
--- turns.
+-- ones become due and keep their attempts and generation. Where the orders of a user wait for each other, the next claim assigns
+-- their turns.
 , second_line_due as (
     update orderly.second_line set due_at = (select at from moment) where order_id = any (array(select order_id from second_line))
 ), blocked_due as (

@@ -1,5 +1,5 @@
--- Releases the orders that lock_orders.sql has locked. Before its `start_after` an order stays set aside. Where the orders of a user
--- wait for each other, the next claim assigns their turns.
+-- Releases the orders that lock_orders.sql has locked, one at most. Before its `start_after` an order stays set aside. Where the
+-- orders of a user wait for each other, the next claim assigns their turns.
 , changed as (
     update orderly.orders as o set
         version = o.version + 1,
