@@ -46,6 +46,13 @@ struct StoredDetail<'d> {
 }
 
 impl EventDetail {
+    pub fn of_reason(reason: Option<Reason>) -> EventDetail {
+        EventDetail {
+            reason,
+            ..EventDetail::default()
+        }
+    }
+
     /// Returns the JSON that a store keeps; `None` if there is nothing to tell.
     pub fn to_stored(&self) -> Option<String> {
         if *self == EventDetail::default() {

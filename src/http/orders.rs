@@ -17,7 +17,7 @@ use super::problem::{Problem, ProblemBody, ProblemType};
 use super::query;
 use super::wire::{self, Action, EventBody, EventsBody, OrderBody, PageBody, Redrive, RedrivenBody, Retry};
 use crate::live::{Filter, Next, Subscription};
-use crate::order::{Order, OrderId, UserId};
+use crate::order::{Order, OrderId, Reason, UserId};
 use crate::store::{Acted, FeedCursor, OrderPage, OrderView, RedriveOptions, RedriveQuery, StoreError};
 
 /// Maximum wait of `Prefer: wait`; many proxies give up after a minute.
@@ -135,9 +135,7 @@ pub async fn history(call: Call) -> Result<Response, Problem> {
     )
 )]
 pub async fn cancel(call: Call) -> Result<Response, Problem> {
-    let id = call.order_id()?;
-    let (shared, action) = read_action::<Action>(call).await?;
-    let reason = action.and_then(|action| action.reason);
+    let (id, shared, reason) = read_reasoned(call).await?;
     acted(shared.store.cancel(id, reason).await?, "cancelled")
 }
 
@@ -156,9 +154,7 @@ pub async fn cancel(call: Call) -> Result<Response, Problem> {
     )
 )]
 pub async fn hold(call: Call) -> Result<Response, Problem> {
-    let id = call.order_id()?;
-    let (shared, action) = read_action::<Action>(call).await?;
-    let reason = action.and_then(|action| action.reason);
+    let (id, shared, reason) = read_reasoned(call).await?;
     acted(shared.store.hold(id, reason).await?, "held")
 }
 
@@ -177,9 +173,7 @@ pub async fn hold(call: Call) -> Result<Response, Problem> {
     )
 )]
 pub async fn release(call: Call) -> Result<Response, Problem> {
-    let id = call.order_id()?;
-    let (shared, action) = read_action::<Action>(call).await?;
-    let reason = action.and_then(|action| action.reason);
+    let (id, shared, reason) = read_reasoned(call).await?;
     acted(shared.store.release(id, reason).await?, "released")
 }
 
@@ -237,6 +231,13 @@ pub async fn retry_matching(call: Call) -> Result<Response, Problem> {
     };
     let redriven = shared.store.redrive_matching(query).await?;
     body::json(StatusCode::OK, &RedrivenBody::from(redriven))
+}
+
+/// Reads the order of an action, and the reason in its body, if any.
+async fn read_reasoned(call: Call) -> Result<(OrderId, Arc<Shared>, Option<Reason>), Problem> {
+    let id = call.order_id()?;
+    let (shared, action) = read_action::<Action>(call).await?;
+    Ok((id, shared, action.and_then(|action| action.reason)))
 }
 
 /// Reads the body of an action, which may be missing.

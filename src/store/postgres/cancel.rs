@@ -26,10 +26,7 @@ pub(super) async fn cancel(
     id: OrderId,
     reason: Option<Reason>,
 ) -> Result<Acted, PgFailure> {
-    let detail = EventDetail {
-        reason,
-        ..EventDetail::default()
-    };
+    let detail = EventDetail::of_reason(reason);
     let change = Change {
         statement: CANCEL,
         statuses: &OrderStatus::ALL

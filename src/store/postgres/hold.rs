@@ -59,10 +59,7 @@ async fn change(
     reason: Option<Reason>,
     changes: impl Fn(&Order) -> bool,
 ) -> Result<Acted, PgFailure> {
-    let detail = EventDetail {
-        reason,
-        ..EventDetail::default()
-    };
+    let detail = EventDetail::of_reason(reason);
     let change = Change {
         statement,
         statuses: &[OrderStatus::Pending],

@@ -25,10 +25,7 @@ pub(super) fn cancel(
         .prepare_cached(concat!(include_str!("cancel.sql"), order_columns!()))?
         .query_row((order_id, group.now), rows::order)?;
     group.record(StatusChange {
-        detail: EventDetail {
-            reason: reason.cloned(),
-            ..EventDetail::default()
-        },
+        detail: EventDetail::of_reason(reason.cloned()),
         ..StatusChange::of_order(EventKind::Cancelled, order.status, &cancelled)
     })?;
     turns::pass(group, cancelled.request.user_id.key())?;

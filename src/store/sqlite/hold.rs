@@ -96,10 +96,7 @@ fn record(
     reason: Option<&Reason>,
 ) -> Result<Acted, CallError> {
     group.record(StatusChange {
-        detail: EventDetail {
-            reason: reason.cloned(),
-            ..EventDetail::default()
-        },
+        detail: EventDetail::of_reason(reason.cloned()),
         ..StatusChange::of_order(kind, OrderStatus::Pending, &order)
     })?;
     turns::pass(group, order.request.user_id.key())?;
