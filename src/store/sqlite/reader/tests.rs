@@ -31,9 +31,9 @@ async fn occupy(readers: &Readers, kind: ReadKind) -> Vec<mpsc::Sender<()>> {
         // The future stays alive until the read has begun: a read whose caller is gone does not begin.
         let mut blocked = Box::pin(blocked);
         assert!(futures_util::poll!(&mut blocked).is_pending());
-        // Enough reads to start another connection, if one is left.
+        // Enough reads to start another connection, if one is left. That connection may answer some of them at once.
         for _ in 0..kind.limits().connections * kind.limits().reads_per_connection {
-            assert!(futures_util::poll!(Box::pin(readers.read(kind, "read", number))).is_pending());
+            let _ = futures_util::poll!(Box::pin(readers.read(kind, "read", number)));
         }
         started.await.unwrap();
         ends.push(end);
