@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::lease::NodeId;
-use crate::order::{OrderId, OrderStatus, Reason};
+use crate::order::{AmendedField, Milestone, MilestoneName, OrderId, OrderStatus, Reason};
 use crate::time::Timestamp;
 
 /// One change of one order, written in the transaction that made the change.
@@ -34,6 +34,9 @@ pub struct EventDetail {
     pub reason: Option<Reason>,
     /// A redrive kept the idempotency key of the attempts before.
     pub same_key: bool,
+    pub milestone: Option<Milestone>,
+    /// The members that an amendment changed.
+    pub fields: Vec<AmendedField>,
 }
 
 /// The text of a detail in a store.
@@ -43,6 +46,12 @@ struct StoredDetail<'d> {
     reason: Option<Cow<'d, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     same_key: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    milestone: Option<Cow<'d, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    data: Option<Cow<'d, str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", borrow)]
+    fields: Vec<Cow<'d, str>>,
 }
 
 impl EventDetail {
@@ -61,8 +70,28 @@ impl EventDetail {
         let stored = StoredDetail {
             reason: self.reason.as_ref().map(|reason| reason.as_str().into()),
             same_key: self.same_key.then_some(true),
+            milestone: self
+                .milestone
+                .as_ref()
+                .map(|milestone| milestone.name.as_str().into()),
+            fields: self.fields.iter().map(|field| field.name().into()).collect(),
+            data: self
+                .milestone
+                .as_ref()
+                .and_then(|milestone| Some(milestone.data.as_deref()?.into())),
         };
         Some(serde_json::to_string(&stored).expect("texts always serialize"))
+    }
+
+    /// Reads the number of the status that a store keeps with an event whose kind does not tell it.
+    pub fn stored_status(text: Option<&str>) -> Option<i64> {
+        #[derive(Deserialize)]
+        struct Stored {
+            status: i64,
+        }
+        serde_json::from_str::<Stored>(text?)
+            .ok()
+            .map(|stored| stored.status)
     }
 
     /// Reads the JSON that a store keeps.
@@ -72,9 +101,23 @@ impl EventDetail {
         };
         let stored: StoredDetail<'_> = serde_json::from_str(text).ok()?;
         let reason = stored.reason.map(|text| Reason::parse(&text)).transpose();
+        let data = stored.data.map(|text| text.into_owned().into_boxed_str());
+        let milestone = match stored.milestone {
+            None => None,
+            Some(name) => Some(Milestone {
+                name: MilestoneName::parse(&name).ok()?,
+                data,
+            }),
+        };
         Some(EventDetail {
             reason: reason.ok()?,
             same_key: stored.same_key.unwrap_or(false),
+            milestone,
+            fields: stored
+                .fields
+                .iter()
+                .map(|name| AmendedField::parse(name))
+                .collect::<Option<_>>()?,
         })
     }
 }
@@ -92,10 +135,12 @@ pub enum EventKind {
     Redriven,
     Held,
     Unheld,
+    Milestone,
+    Amended,
 }
 
 impl EventKind {
-    pub const ALL: [EventKind; 11] = [
+    pub const ALL: [EventKind; 13] = [
         EventKind::Accepted,
         EventKind::Started,
         EventKind::Completed,
@@ -107,6 +152,8 @@ impl EventKind {
         EventKind::Redriven,
         EventKind::Held,
         EventKind::Unheld,
+        EventKind::Milestone,
+        EventKind::Amended,
     ];
 
     pub fn name(self) -> &'static str {
@@ -122,12 +169,14 @@ impl EventKind {
             EventKind::Redriven => "redriven",
             EventKind::Held => "held",
             EventKind::Unheld => "unheld",
+            EventKind::Milestone => "milestone",
+            EventKind::Amended => "amended",
         }
     }
 
-    /// Returns the status of an order after such an event.
-    pub fn leads_to(self) -> OrderStatus {
-        match self {
+    /// Returns the status of an order after such an event; `None` if the event keeps it.
+    pub fn leads_to(self) -> Option<OrderStatus> {
+        Some(match self {
             EventKind::Accepted
             | EventKind::RetryScheduled
             | EventKind::LeaseLost
@@ -139,7 +188,8 @@ impl EventKind {
             EventKind::Completed => OrderStatus::Completed,
             EventKind::Failed => OrderStatus::Failed,
             EventKind::Cancelled => OrderStatus::Cancelled,
-        }
+            EventKind::Milestone | EventKind::Amended => return None,
+        })
     }
 }
 
@@ -151,6 +201,8 @@ impl OrderStatus {
         let legal_from: &[Option<OrderStatus>] = match kind {
             EventKind::Accepted => &[None],
             EventKind::Started | EventKind::Held | EventKind::Unheld => &[Some(Pending)],
+            EventKind::Milestone => return from,
+            EventKind::Amended => return from.filter(|status| matches!(status, Pending | Failed)),
             EventKind::Completed
             | EventKind::RetryScheduled
             | EventKind::LeaseLost
@@ -160,7 +212,11 @@ impl OrderStatus {
             // For a Pending order: it no longer waits for its time.
             EventKind::Redriven => &[Some(Failed), Some(Cancelled), Some(Pending)],
         };
-        legal_from.contains(&from).then(|| kind.leads_to())
+        if legal_from.contains(&from) {
+            kind.leads_to()
+        } else {
+            None
+        }
     }
 }
 
@@ -176,7 +232,14 @@ mod tests {
                 OrderStatus::Cancelled => &[EventKind::Redriven],
                 _ => &[],
             };
-            for kind in EventKind::ALL {
+            assert_eq!(
+                OrderStatus::after(Some(status), EventKind::Milestone),
+                Some(status)
+            );
+            for kind in EventKind::ALL
+                .into_iter()
+                .filter(|kind| kind.leads_to().is_some())
+            {
                 let moved = OrderStatus::after(Some(status), kind).is_some();
                 assert_eq!(moved, allowed.contains(&kind), "{status:?} {kind:?}");
             }
@@ -189,11 +252,18 @@ mod tests {
             EventDetail::default(),
             EventDetail {
                 reason: Some(Reason::parse("the customer \"called\"").unwrap()),
-                same_key: false,
+                ..EventDetail::default()
             },
             EventDetail {
-                reason: None,
                 same_key: true,
+                ..EventDetail::default()
+            },
+            EventDetail {
+                milestone: Some(Milestone {
+                    name: MilestoneName::parse("shipped").unwrap(),
+                    data: Some("{ \"tracking\": \"1Z\\u00e9\" }".into()),
+                }),
+                ..EventDetail::default()
             },
         ] {
             let stored = detail.to_stored();

@@ -17,6 +17,7 @@ use crate::store::Store;
 use crate::worker::{ServiceTrouble, ServiceWatch};
 
 mod accept;
+mod actions;
 mod auth;
 mod batch_memory;
 mod body;

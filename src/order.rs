@@ -9,10 +9,14 @@ use crate::portable_json::JsonText;
 use crate::time::Timestamp;
 
 mod items;
+mod milestone;
+mod patch;
 mod text;
 mod user;
 
 pub use items::{Code, CodeError, Items, Line};
+pub use milestone::{Milestone, MilestoneName, MilestoneNameError, check_milestone_data};
+pub use patch::{AmendedField, Member, Patch};
 pub use text::{PlainTextError, Reason, Reference, parse_integer};
 pub use user::{UserId, UserIdError};
 
@@ -31,6 +35,8 @@ pub const REASON_CHARS_MAX: usize = 500;
 /// How far ahead an order may be scheduled.
 pub const START_AFTER_DAYS_MAX: u64 = 366;
 pub const START_AFTER_MAX: Duration = Duration::from_hours(24 * START_AFTER_DAYS_MAX);
+pub const MILESTONE_CHARS_MAX: usize = 50;
+pub const MILESTONE_DATA_BYTES_MAX: usize = 1_024;
 pub const METADATA_BYTES_MAX: usize = 8_192;
 /// Maximum size of a processor's result.
 pub const RESULT_BYTES_MAX: usize = 8_192;
@@ -129,7 +135,7 @@ pub struct OrderDefaults {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     pub order_id: OrderId,
-    /// The client's request. Only `hold` and `start_after` change: by a hold, a release and a retry.
+    /// The client's request. Its user and its currency never change.
     pub request: NewOrder,
     /// Set while the order is held.
     pub held_at: Option<Timestamp>,
@@ -148,6 +154,8 @@ pub struct Order {
     /// Due time while Pending in the second line (retries, redrives, orders given back).
     pub next_attempt_at: Option<Timestamp>,
     pub last_error: Option<String>,
+    /// The latest milestone.
+    pub milestone: Option<MilestoneName>,
     /// The processor's result of the completed order, at most [`RESULT_BYTES_MAX`] bytes.
     pub result: Option<JsonText>,
 }

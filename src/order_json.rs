@@ -12,7 +12,8 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::money::{Currency, Money};
 use crate::order::{
-    INTEGER_MAX, NewOrder, Order, OrderId, OrderStatus, Reason, Reference, USER_ID_CHARS_MAX, UserId,
+    INTEGER_MAX, MilestoneName, NewOrder, Order, OrderId, OrderStatus, Reason, Reference, USER_ID_CHARS_MAX,
+    UserId,
 };
 use crate::time::Timestamp;
 
@@ -78,6 +79,10 @@ pub struct OrderBody<'a> {
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     held: Option<HeldBody<'a>>,
+    /// Name of the latest milestone. Missing without one.
+    #[schema(value_type = Option<String>, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    milestone: Option<&'a str>,
 }
 
 /// A hold: the order does not start until it is released.
@@ -102,6 +107,10 @@ impl<'a> HeldBody<'a> {
 }
 
 impl<'a> OrderBody<'a> {
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
     /// Renders the order as accepted, whatever happened since: a repeated request gets the same bytes.
     pub fn accepted(request: &'a NewOrder, order_id: OrderId, created_at: Timestamp) -> OrderBody<'a> {
         OrderBody {
@@ -126,6 +135,7 @@ impl<'a> OrderBody<'a> {
             items: request.items.lines().map(Verbatim),
             start_after: request.start_after.map(Time),
             held: HeldBody::of(request, created_at),
+            milestone: None,
         }
     }
 }
@@ -146,6 +156,7 @@ impl<'a> From<&'a Order> for OrderBody<'a> {
             time_taken_seconds: completed_at.map(|at| at.since(order.created_at).as_secs_f64()),
             result: order.result.as_ref().map(|result| Verbatim(result.as_str())),
             held: order.held_at.and_then(|at| HeldBody::of(&order.request, at)),
+            milestone: order.milestone.as_ref().map(MilestoneName::as_str),
             ..OrderBody::accepted(&order.request, order.order_id, order.created_at)
         }
     }
@@ -237,7 +248,7 @@ impl Serialize for Amount {
 }
 
 /// JSON text that is passed on unchanged.
-struct Verbatim<'a>(&'a str);
+pub struct Verbatim<'a>(pub &'a str);
 
 impl Serialize for Verbatim<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -275,6 +286,7 @@ mod tests {
             finished_at: Some(Timestamp::from_micros(1_700_000_002_000_001)),
             next_attempt_at: None,
             held_at: None,
+            milestone: None,
             last_error: None,
             result: Some(JsonText::parse("{ \"ok\": 1.10 }").unwrap()),
         }

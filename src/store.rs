@@ -7,9 +7,10 @@ use async_trait::async_trait;
 
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, OrderId, Reason};
+use crate::order::{NewOrder, OrderId, Patch, Reason};
 
 mod accept;
+mod amend;
 mod cancel;
 mod claim;
 pub mod clock;
@@ -27,6 +28,7 @@ mod hold;
 pub mod layer;
 mod measured;
 mod migrations;
+mod milestone;
 mod nodes;
 pub mod open;
 mod opening;
@@ -44,6 +46,7 @@ pub mod vitals;
 pub mod wakeups;
 
 pub use accept::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, ORDERS_WAITING_MAX};
+pub use amend::Amended;
 pub use cancel::Acted;
 pub use claim::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
 pub use counters::Counters;
@@ -57,6 +60,7 @@ pub use feed::{FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage};
 pub use give_back::{GiveBack, GivenBack, SWEEP_ORDERS_MAX};
 pub use health::StoreHealth;
 pub use hold::{Fired, TIMERS_FIRED_MAX};
+pub use milestone::{CLIENT_EVENTS_MAX, NewMilestone};
 pub use nodes::{Breaker, Heartbeat, Leaving, NODES_MAX, Node, NodeReport, Renewed};
 pub use prune::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
 pub use reads::{
@@ -140,6 +144,13 @@ pub trait Store: Send + Sync + 'static {
     /// Releases a held order. It enters the second line, due since it was accepted; in backoff it waits for its due time, and before
     /// its `start_after` it stays set aside.
     async fn release(&self, id: OrderId, reason: Option<Reason>) -> Result<Acted, StoreError>;
+
+    /// Changes the request of a Pending or Failed order that has this version. An order keeps its place in the line, unless its
+    /// `start_after` changes.
+    async fn amend(&self, id: OrderId, version: u32, patch: Patch) -> Result<Amended, StoreError>;
+
+    /// Adds a milestone to an order in any status, unless clients made [`CLIENT_EVENTS_MAX`] events of it.
+    async fn add_milestone(&self, id: OrderId, new: NewMilestone) -> Result<Acted, StoreError>;
 
     /// Moves scheduled orders whose `start_after` has passed to the second line, at most [`TIMERS_FIRED_MAX`] per call, apart from
     /// those in `except`.

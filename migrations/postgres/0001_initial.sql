@@ -6,7 +6,7 @@
 --
 -- status of an order: 0 open, 2 Completed, 3 Failed, 4 Cancelled; the view order_state shows 0 Pending and 1 Processing.
 -- kind of an event: 0 accepted, 1 started, 2 completed, 3 retry_scheduled, 4 failed, 5 lease_lost, 6 released, 7 cancelled,
--- 8 redriven, 9 held, 10 unheld.
+-- 8 redriven, 9 held, 10 unheld, 11 milestone, 12 amended.
 
 -- Drawn inside the accepting transaction, so that an order whose 201 was sent before another request came has the lower id.
 -- No cache: ids that a session takes in advance would break this.
@@ -39,7 +39,8 @@ create table orderly.orders (
     -- Codes, and lines as JSON.
     item_ids text not null, lines text,
     reference text collate "C", metadata text,
-    start_after timestamptz,
+    -- milestone: the name of the latest.
+    start_after timestamptz, milestone text,
     -- The columns below are as of the last attempt or action that ended.
     status smallint not null default 0 check (status in (0, 2, 3, 4)),
     version integer not null default 1,
@@ -139,7 +140,7 @@ create table orderly.leases (
     node bigint not null,
     -- The version of the event `started`.
     version integer not null,
-    attempt integer not null, started_at timestamptz not null, started_in bigint not null, expires_at timestamptz not null,
+    attempt integer not null, started_at timestamptz not null, started_in bigint, expires_at timestamptz not null,
     -- True if an external worker holds it, so that it does not end with a node.
     outside boolean not null,
     handed_out boolean not null
@@ -332,7 +333,7 @@ select o.order_id, case when lease.order_id is null then o.status else 1::smalli
     coalesce(lease.version, o.version) as version, coalesce(lease.attempt, o.attempts) as attempts, o.generation, o.created_at,
     coalesce(lease.started_at, o.processing_at) as processing_at, o.finished_at, waiting.due_at, o.user_id, o.total_amount,
     o.item_ids, o.reference, o.last_error, o.metadata, o.result, o.user_name, o.currency, o.lines, o.start_after,
-    waiting.held_at, waiting.hold_reason, coalesce(waiting.set_aside, false) as set_aside, o.crashes, coalesce(lease.fence, o.fence) as fence,
+    waiting.held_at, waiting.hold_reason, o.milestone, coalesce(waiting.set_aside, false) as set_aside, o.crashes, coalesce(lease.fence, o.fence) as fence,
     coalesce(lease.node, o.node) as node, lease.expires_at as lease_expires_at, coalesce(lease.outside, false) as outside,
     coalesce(lease.handed_out, o.handed_out) as handed_out
 from orderly.orders as o
@@ -369,7 +370,7 @@ from orderly.orders as o cross join lateral (
     from unnest(orderly.ending(o)) with ordinality as event (kind, at, attempt, node, batch, error, detail, place)
     union all
     select l.version, 1::smallint, l.started_at, l.attempt, l.node, null, null, l.started_in
-    from orderly.leases as l where o.status = 0 and l.order_id = o.order_id
+    from orderly.leases as l where o.status = 0 and l.order_id = o.order_id and l.started_in is not null
     offset 0
 ) as e;
 

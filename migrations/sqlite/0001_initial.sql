@@ -46,7 +46,9 @@ create table orders (
     start_after integer,
     -- Set while the order is held.
     held_at integer,
-    hold_reason text
+    hold_reason text,
+    -- The name of the latest.
+    milestone text
 ) strict;
 
 -- The lines hold the orders that may start, by either ordering: `coalesce(turn, 0) = 0`.
@@ -86,7 +88,7 @@ create table turns_owed (user_id integer primary key) strict;
 
 -- One feed of all events: positions rise in the order of the commits.
 -- kind: 0 accepted, 1 started, 2 completed, 3 retry_scheduled, 4 failed, 5 lease_lost, 6 released, 7 cancelled, 8 redriven,
--- 9 held, 10 unheld.
+-- 9 held, 10 unheld, 11 milestone, 12 amended.
 create table events (
     position integer primary key,
     order_id integer not null,

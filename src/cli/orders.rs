@@ -33,6 +33,8 @@ pub enum Command {
     Hold(Act),
     /// Release a held order
     Release(Act),
+    /// Add a milestone such as `shipped`
+    Milestone(Milestone),
 }
 
 #[derive(clap::Args)]
@@ -65,6 +67,22 @@ pub struct Retry {
     /// Keep the idempotency key of the attempts, so that a service that knows it does nothing twice
     #[arg(long)]
     same_key: bool,
+    /// Kept in the history
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+pub struct Milestone {
+    #[arg(value_parser = id())]
+    order_id: i64,
+    /// Small letters and underscores
+    name: String,
+    /// A JSON object
+    #[arg(long, value_name = "JSON")]
+    data: Option<String>,
     /// Kept in the history
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -136,6 +154,7 @@ pub async fn run(command: &Command) -> Result<Verdict, Failure> {
         Command::Cancel(args) => args.act("cancel").await,
         Command::Hold(args) => args.act("hold").await,
         Command::Release(args) => args.act("release").await,
+        Command::Milestone(args) => args.add().await,
     }?;
     Ok(Verdict::Good)
 }
@@ -209,6 +228,17 @@ impl Act {
     async fn act(&self, action: &str) -> Result<(), Failure> {
         let options = with_reason(json!({}), self.reason.as_deref());
         act(&self.common, self.order_id, action, &options).await
+    }
+}
+
+impl Milestone {
+    async fn add(&self) -> Result<(), Failure> {
+        let mut options = with_reason(json!({"name": self.name}), self.reason.as_deref());
+        if let Some(data) = &self.data {
+            options["data"] =
+                serde_json::from_str(data).map_err(|error| Failure::failed("read --data as JSON", error))?;
+        }
+        act(&self.common, self.order_id, "milestones", &options).await
     }
 }
 

@@ -12,7 +12,7 @@ use super::call::Call;
 use super::idempotency::Key;
 use super::openapi::{InvalidFields, KeyInFlight};
 use super::orders::{awaited, preferred_wait};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemType};
 use super::wire::{self, NewOrders, OrderBody, OrdersBody};
 use crate::order::{NewOrder, OrderDefaults, OrderId};
 use crate::store::{Accepted, IdempotencyKey};
@@ -107,6 +107,7 @@ pub async fn batch(call: Call) -> Result<Response, Problem> {
     let read = |defaults: &OrderDefaults| match media_type {
         MediaType::Json => wire::read_batch(text, defaults),
         MediaType::JsonLines => wire::read_batch_lines(text, defaults),
+        MediaType::MergePatch => Err(not_for_batches()),
     };
     let orders: Arc<[NewOrder]> = read(defaults)?.into();
 
@@ -177,6 +178,13 @@ async fn store(
     } else {
         Err(Problem::unexpected(WrongCount))
     }
+}
+
+fn not_for_batches() -> Problem {
+    Problem::new(
+        ProblemType::UnsupportedMediaType,
+        "a batch must be application/json or application/x-ndjson",
+    )
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
@@ -37,6 +37,8 @@ pub enum MediaType {
     Json,
     /// One JSON value per line.
     JsonLines,
+    /// A JSON merge patch.
+    MergePatch,
 }
 
 /// Returns the media type that the request declares, or 415.
@@ -61,6 +63,8 @@ pub fn media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
         Ok(MediaType::Json)
     } else if essence.eq_ignore_ascii_case(b"application/x-ndjson") {
         Ok(MediaType::JsonLines)
+    } else if essence.eq_ignore_ascii_case(b"application/merge-patch+json") {
+        Ok(MediaType::MergePatch)
     } else {
         refuse("the body must be application/json")
     }
@@ -70,9 +74,21 @@ pub fn media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
 pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     match media_type(headers)? {
         MediaType::Json => Ok(()),
+        MediaType::JsonLines | MediaType::MergePatch => Err(Problem::new(
+            ProblemType::UnsupportedMediaType,
+            "only a batch may be application/x-ndjson, and only an amendment application/merge-patch+json: the body must be \
+             application/json",
+        )),
+    }
+}
+
+/// Refuses every type but JSON and a JSON merge patch.
+pub fn require_patch(headers: &HeaderMap) -> Result<(), Problem> {
+    match media_type(headers)? {
+        MediaType::Json | MediaType::MergePatch => Ok(()),
         MediaType::JsonLines => Err(Problem::new(
             ProblemType::UnsupportedMediaType,
-            "only a batch may be application/x-ndjson: the body must be application/json",
+            "the body must be application/merge-patch+json or application/json",
         )),
     }
 }
@@ -175,11 +191,14 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Prob
     Ok(json_text(status, rendered(value)?))
 }
 
-/// Builds an answer with one order.
+/// Builds an answer with one order, whose version is the `ETag`.
 pub fn order(status: StatusCode, order: &OrderBody<'_>) -> Result<Response, Problem> {
     let mut text = Vec::new();
     order.write(&mut text).map_err(Problem::unexpected)?;
-    Ok(json_text(status, text))
+    let mut response = json_text(status, text);
+    let tag = HeaderValue::try_from(format!("\"{}\"", order.version())).map_err(Problem::unexpected)?;
+    response.headers_mut().insert(ETAG, tag);
+    Ok(response)
 }
 
 /// Builds an answer from JSON text. It keeps its part of `share` until it is sent.

@@ -36,6 +36,7 @@ struct Methods {
     context: Context,
     get: Option<&'static Route>,
     post: Option<&'static Route>,
+    patch: Option<&'static Route>,
     allow: &'static str,
 }
 
@@ -50,9 +51,10 @@ impl Routes {
                     .find(|route| route.path == path && route.method == method)
             };
             let (get, post) = (of(HttpMethod::Get), of(HttpMethod::Post));
-            let first = get.or(post).expect("a route is a GET or a POST");
+            let patch = of(HttpMethod::Patch);
+            let first = get.or(post).or(patch).expect("a route has one of these methods");
             assert!(
-                [get, post]
+                [get, post, patch]
                     .into_iter()
                     .flatten()
                     .all(|route| route.access == first.access),
@@ -62,10 +64,12 @@ impl Routes {
                 context: Context::new(shared.clone(), path, first.access),
                 get,
                 post,
-                allow: match (get, post) {
-                    (Some(_), Some(_)) => "GET,HEAD,POST",
-                    (Some(_), None) => "GET,HEAD",
-                    (None, _) => "POST",
+                patch,
+                allow: match (get, post, patch) {
+                    (Some(_), Some(_), _) => "GET,HEAD,POST",
+                    (Some(_), None, Some(_)) => "GET,HEAD,PATCH",
+                    (Some(_), None, None) => "GET,HEAD",
+                    (None, _, _) => "POST",
                 },
             };
             let inserted = dispatch.insert(path, methods);
@@ -103,6 +107,7 @@ impl Dispatch {
         let route = match *request.method() {
             Method::GET | Method::HEAD => methods.get,
             Method::POST => methods.post,
+            Method::PATCH => methods.patch,
             _ => None,
         };
         let Some(route) = route else {

@@ -1,24 +1,22 @@
-//! Reads orders and acts on them; `accept` accepts them.
+//! Reads orders; `accept` accepts them, and `actions` acts on them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::body::{self, ACTION_BODY_BYTES_MAX};
+use super::body;
 use super::call::{Call, unknown_order};
 use super::cursor::{self, ORDERLY_CURSOR};
-use super::openapi::{InvalidFields, InvalidParameters, UnknownOrder};
-use super::problem::{Problem, ProblemBody, ProblemType};
+use super::openapi::{InvalidParameters, UnknownOrder};
+use super::problem::Problem;
 use super::query;
-use super::wire::{self, Action, EventBody, EventsBody, OrderBody, PageBody, Redrive, RedrivenBody, Retry};
+use super::wire::{EventBody, EventsBody, OrderBody, PageBody};
 use crate::live::{Filter, Next, Subscription};
-use crate::order::{Order, OrderId, Reason, UserId};
-use crate::store::{Acted, FeedCursor, OrderPage, OrderView, RedriveOptions, RedriveQuery, StoreError};
+use crate::order::{Order, OrderId};
+use crate::store::{FeedCursor, OrderPage, OrderView, StoreError};
 
 /// Maximum wait of `Prefer: wait`; many proxies give up after a minute.
 const WAIT_SECONDS_MAX: u64 = 60;
@@ -122,144 +120,6 @@ pub async fn history(call: Call) -> Result<Response, Problem> {
     Ok(with_cursor(body::json(StatusCode::OK, &answer)?, history.at))
 }
 
-/// Cancel an order
-#[utoipa::path(
-    post, operation_id = "cancelOrder", path = "/orders/{id}/cancel", tag = "orders",
-    params(("id" = i64, Path, description = "The order's id")),
-    request_body(content = Action),
-    responses(
-        (status = 200, description = "Cancelled, now or before", body = OrderBody),
-        UnknownOrder,
-        (status = 409, description = "Already Completed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        InvalidFields,
-    )
-)]
-pub async fn cancel(call: Call) -> Result<Response, Problem> {
-    let (id, shared, reason) = read_reasoned(call).await?;
-    acted(shared.store.cancel(id, reason).await?, "cancelled")
-}
-
-/// Hold an order
-///
-/// A Pending order does not start until it is released.
-#[utoipa::path(
-    post, operation_id = "holdOrder", path = "/orders/{id}/hold", tag = "orders",
-    params(("id" = i64, Path, description = "The order's id")),
-    request_body(content = Action),
-    responses(
-        (status = 200, description = "Held, now or before", body = OrderBody),
-        UnknownOrder,
-        (status = 409, description = "Not Pending; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        InvalidFields,
-    )
-)]
-pub async fn hold(call: Call) -> Result<Response, Problem> {
-    let (id, shared, reason) = read_reasoned(call).await?;
-    acted(shared.store.hold(id, reason).await?, "held")
-}
-
-/// Release a held order
-///
-/// The order starts soon: it counts as waiting since it was accepted. Before its `start_after` or in backoff it waits for its time.
-#[utoipa::path(
-    post, operation_id = "releaseOrder", path = "/orders/{id}/release", tag = "orders",
-    params(("id" = i64, Path, description = "The order's id")),
-    request_body(content = Action),
-    responses(
-        (status = 200, description = "Pending and not held, now or before", body = OrderBody),
-        UnknownOrder,
-        (status = 409, description = "Not Pending; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        InvalidFields,
-    )
-)]
-pub async fn release(call: Call) -> Result<Response, Problem> {
-    let (id, shared, reason) = read_reasoned(call).await?;
-    acted(shared.store.release(id, reason).await?, "released")
-}
-
-/// Retry an order
-///
-/// A Failed or Cancelled order starts again, under a new idempotency key unless `same_key` is true. A Pending order in its
-/// backoff, or before its `start_after`, becomes due now and keeps its attempts; any other Pending order stays unchanged.
-#[utoipa::path(
-    post, operation_id = "retryOrder", path = "/orders/{id}/retry", tag = "orders",
-    params(("id" = i64, Path, description = "The order's id")),
-    request_body(content = Retry),
-    responses(
-        (status = 200, description = "Pending", body = OrderBody),
-        UnknownOrder,
-        (status = 409, description = "Processing or Completed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        InvalidFields,
-    )
-)]
-pub async fn retry(call: Call) -> Result<Response, Problem> {
-    let id = call.order_id()?;
-    let (shared, action) = read_action::<Retry>(call).await?;
-    let options = action.map_or_else(RedriveOptions::default, |action| RedriveOptions {
-        reason: action.reason,
-        same_key: action.same_key.unwrap_or(false),
-    });
-    acted(shared.store.redrive(id, options).await?, "retried")
-}
-
-/// Retry many orders, oldest first
-#[utoipa::path(
-    post, operation_id = "retryOrders", path = "/orders/retry", tag = "orders",
-    request_body(content = Redrive),
-    responses(
-        (status = 200, description = "Numbers of orders that matched and that were retried; at most 1,000 per call", body = RedrivenBody),
-        InvalidFields,
-    )
-)]
-pub async fn retry_matching(call: Call) -> Result<Response, Problem> {
-    let Call {
-        shared, head, body, ..
-    } = call;
-    body::require_json(&head.headers)?;
-    let body = body::read(body, ACTION_BODY_BYTES_MAX).await?;
-    let asked: Redrive = wire::read(body::text(&body)?)?;
-    let query = RedriveQuery {
-        status: asked.status,
-        user_id: asked.user_id.as_ref().map(UserId::key),
-        user_name: asked.user_id.as_ref().and_then(|user| Some(user.name()?.into())),
-        created_before: asked.created_before,
-        options: RedriveOptions {
-            reason: asked.reason,
-            same_key: asked.same_key.unwrap_or(false),
-        },
-        dry_run: asked.dry_run.unwrap_or(false),
-    };
-    let redriven = shared.store.redrive_matching(query).await?;
-    body::json(StatusCode::OK, &RedrivenBody::from(redriven))
-}
-
-/// Reads the order of an action, and the reason in its body, if any.
-async fn read_reasoned(call: Call) -> Result<(OrderId, Arc<Shared>, Option<Reason>), Problem> {
-    let id = call.order_id()?;
-    let (shared, action) = read_action::<Action>(call).await?;
-    Ok((id, shared, action.and_then(|action| action.reason)))
-}
-
-/// Reads the body of an action, which may be missing.
-async fn read_action<A: wire::Body>(call: Call) -> Result<(Arc<Shared>, Option<A>), Problem> {
-    let action = read_if_any(call.body, &call.head.headers, wire::read).await?;
-    Ok((call.shared, action))
-}
-
-/// Reads the body of an action unless it is empty.
-pub(super) async fn read_if_any<T>(
-    body: Body,
-    headers: &HeaderMap,
-    read: impl FnOnce(&str) -> Result<T, Problem>,
-) -> Result<Option<T>, Problem> {
-    let body = body::read(body, ACTION_BODY_BYTES_MAX).await?;
-    if body.is_empty() {
-        return Ok(None);
-    }
-    body::require_json(headers)?;
-    read(body::text(&body)?).map(Some)
-}
-
 /// Returns the order once it is final, or as it is when the time is over or the server stops.
 async fn final_or_latest(shared: &Shared, id: OrderId, wait: Duration) -> Result<OrderView, Problem> {
     let deadline = Instant::now() + wait;
@@ -350,21 +210,6 @@ fn viewed(view: &OrderView) -> Result<Response, Problem> {
 fn with_cursor(mut response: Response, at: FeedCursor) -> Response {
     response.headers_mut().insert(ORDERLY_CURSOR, cursor::header(at));
     response
-}
-
-fn acted(acted: Acted, participle: &'static str) -> Result<Response, Problem> {
-    match acted {
-        Acted::Done(order) => answer(&order),
-        Acted::Refused(order) => Err(Problem::new(
-            ProblemType::ActionRefused,
-            format!(
-                "order {} is {} and cannot be {participle}; nothing changed",
-                order.order_id,
-                order.status.name()
-            ),
-        )),
-        Acted::Unknown => Err(unknown_order()),
-    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub enum ProblemType {
     MethodNotAllowed,
     RequestTimeout,
     ActionRefused,
+    VersionMoved,
+    VersionRequired,
     LeaseLost,
     PullDisabled,
     CursorGone,
@@ -75,7 +77,7 @@ macro_rules! facts {
 }
 
 impl ProblemType {
-    pub const ALL: [ProblemType; 31] = [
+    pub const ALL: [ProblemType; 33] = [
         ProblemType::BadRequest,
         ProblemType::MalformedJson,
         ProblemType::InvalidParameters,
@@ -87,6 +89,8 @@ impl ProblemType {
         ProblemType::MethodNotAllowed,
         ProblemType::RequestTimeout,
         ProblemType::ActionRefused,
+        ProblemType::VersionMoved,
+        ProblemType::VersionRequired,
         ProblemType::LeaseLost,
         ProblemType::PullDisabled,
         ProblemType::CursorGone,
@@ -123,6 +127,8 @@ impl ProblemType {
             ProblemType::MethodNotAllowed => facts!(METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here"),
             ProblemType::RequestTimeout => facts!(REQUEST_TIMEOUT, "request-timeout", "The body took too long"),
             ProblemType::ActionRefused => facts!(CONFLICT, "action-refused", "The order's status does not allow this"),
+            ProblemType::VersionMoved => facts!(PRECONDITION_FAILED, "version-moved", "The order has another version"),
+            ProblemType::VersionRequired => facts!(PRECONDITION_REQUIRED, "version-required", "The version of the order is required"),
             ProblemType::LeaseLost => facts!(CONFLICT, "lease-lost", "The lease is lost"),
             ProblemType::PullDisabled => facts!(CONFLICT, "pull-disabled", "The server processes its orders itself"),
             ProblemType::CursorGone => facts!(GONE, "cursor-gone", "The feed cannot be read from this cursor"),
@@ -191,6 +197,8 @@ impl ProblemType {
             | ProblemType::MethodNotAllowed
             | ProblemType::RequestTimeout
             | ProblemType::ActionRefused
+            | ProblemType::VersionMoved
+            | ProblemType::VersionRequired
             | ProblemType::LeaseLost
             | ProblemType::PullDisabled
             | ProblemType::CursorGone

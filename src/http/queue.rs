@@ -6,10 +6,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::Shared;
+use super::actions::read_if_any;
 use super::body;
 use super::call::Call;
 use super::openapi::InvalidFields;
-use super::orders::read_if_any;
 use super::problem::Problem;
 use super::request::RequestId;
 use super::wire::{self, QueueAction, QueueBody};

@@ -14,7 +14,7 @@ use utoipa::openapi::{OpenApi, PathItem, RefOr, Schema};
 use super::call::Call;
 use super::openapi;
 use super::problem::Problem;
-use super::{accept, docs, explain, health, leases, live, metrics, orders, queue};
+use super::{accept, actions, docs, explain, health, leases, live, metrics, orders, queue};
 
 /// Clients that may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ impl Route {
         let [method] = <[HttpMethod; 1]>::try_from(D::methods())
             .unwrap_or_else(|methods| panic!("a description has one method: {}", methods.len()));
         assert!(
-            matches!(method, HttpMethod::Get | HttpMethod::Post),
-            "dispatch knows GET and POST"
+            matches!(method, HttpMethod::Get | HttpMethod::Post | HttpMethod::Patch),
+            "dispatch knows GET, POST and PATCH"
         );
         let mut operation = D::operation();
         operation.tags = Some(D::tags().into_iter().map(str::to_owned).collect());
@@ -72,6 +72,7 @@ impl Route {
     pub fn method_name(&self) -> &'static str {
         match self.method {
             HttpMethod::Get => "GET",
+            HttpMethod::Patch => "PATCH",
             _ => "POST",
         }
     }
@@ -97,13 +98,15 @@ fn made() -> Vec<Route> {
         Route::new(Keyed, accept::__path_batch, accept::batch),
         Route::new(Keyed, orders::__path_list, orders::list),
         Route::new(Keyed, orders::__path_read, orders::read),
+        Route::new(Keyed, actions::__path_amend, actions::amend),
         Route::new(Keyed, orders::__path_history, orders::history),
         Route::new(Keyed, explain::__path_explain, explain::explain),
-        Route::new(Keyed, orders::__path_cancel, orders::cancel),
-        Route::new(Keyed, orders::__path_hold, orders::hold),
-        Route::new(Keyed, orders::__path_release, orders::release),
-        Route::new(Keyed, orders::__path_retry, orders::retry),
-        Route::new(Keyed, orders::__path_retry_matching, orders::retry_matching),
+        Route::new(Keyed, actions::__path_cancel, actions::cancel),
+        Route::new(Keyed, actions::__path_hold, actions::hold),
+        Route::new(Keyed, actions::__path_release, actions::release),
+        Route::new(Keyed, actions::__path_add_milestone, actions::add_milestone),
+        Route::new(Keyed, actions::__path_retry, actions::retry),
+        Route::new(Keyed, actions::__path_retry_matching, actions::retry_matching),
         Route::new(Keyed, leases::__path_take, leases::take),
         Route::new(Keyed, leases::__path_renew, leases::renew),
         Route::new(Keyed, leases::__path_complete, leases::complete),

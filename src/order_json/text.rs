@@ -38,6 +38,7 @@ impl OrderBody<'_> {
             items,
             start_after,
             held,
+            milestone,
         } = self;
         to.reserve(self.bytes_about());
         to.extend_from_slice(b"{\"order_id\":");
@@ -97,6 +98,12 @@ impl OrderBody<'_> {
         if let Some(held) = held {
             to.extend_from_slice(b",\"held\":");
             serde_json::to_writer(&mut *to, held)?;
+        }
+        if let Some(milestone) = milestone {
+            // Nothing to escape: letters and underscores.
+            to.extend_from_slice(b",\"milestone\":\"");
+            to.extend_from_slice(milestone.as_bytes());
+            to.push(b'"');
         }
         to.push(b'}');
         Ok(())
@@ -241,7 +248,9 @@ mod tests {
 
     use super::*;
     use crate::money::{self, Currency, Money};
-    use crate::order::{Code, Hold, Items, Line, NewOrder, Order, OrderId, OrderStatus, Reason, Reference};
+    use crate::order::{
+        Code, Hold, Items, Line, MilestoneName, NewOrder, Order, OrderId, OrderStatus, Reason, Reference,
+    };
     use crate::portable_json::JsonText;
     use crate::time::Timestamp;
 
@@ -322,6 +331,7 @@ mod tests {
                 finished_at: later,
                 next_attempt_at: later,
                 held_at: later,
+                milestone: later.map(|_| MilestoneName::parse("shipped").unwrap()),
                 last_error,
                 result: json.map(|json| JsonText::parse(json).unwrap()),
             };

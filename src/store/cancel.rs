@@ -10,6 +10,8 @@ pub enum Acted {
     Done(Order),
     /// The order's status does not allow the action.
     Refused(Order),
+    /// Clients have made as many events of the order as they may.
+    TooManyEvents(Order),
     /// There is no such order.
     Unknown,
 }
@@ -17,7 +19,7 @@ pub enum Acted {
 impl Acted {
     /// The answer to an action that changes nothing: `Done` if the order already has the status to which `kind` leads.
     pub(super) fn unchanged(order: Order, kind: EventKind) -> Acted {
-        if order.status == kind.leads_to() {
+        if kind.leads_to() == Some(order.status) {
             Acted::Done(order)
         } else {
             Acted::Refused(order)

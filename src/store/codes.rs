@@ -13,7 +13,7 @@ const STATUSES: [OrderStatus; 5] = [
     OrderStatus::Cancelled,
 ];
 
-const KINDS: [EventKind; 11] = [
+const KINDS: [EventKind; 13] = [
     EventKind::Accepted,
     EventKind::Started,
     EventKind::Completed,
@@ -25,6 +25,8 @@ const KINDS: [EventKind; 11] = [
     EventKind::Redriven,
     EventKind::Held,
     EventKind::Unheld,
+    EventKind::Milestone,
+    EventKind::Amended,
 ];
 
 const ORDERINGS: [Ordering; 5] = [

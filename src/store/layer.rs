@@ -8,14 +8,15 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
-    FeedPage, FeedPosition, Fired, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim,
-    Leaving, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveOptions, RedriveQuery,
-    Redriven, Renewed, Settled, SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
+    Accepted, Acted, Activity, Amended, ClaimRequest, Claimed, Counters, Explanation, ExternalHold,
+    ExternalLease, FeedPage, FeedPosition, Fired, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey,
+    LatestClaim, Leaving, NewMilestone, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState,
+    RedriveOptions, RedriveQuery, Redriven, Renewed, Settled, SettledExternal, Snapshot, Store, StoreError,
+    StoreHealth, Vitals, Wakeups,
 };
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, OrderId, Reason};
+use crate::order::{NewOrder, OrderId, Patch, Reason};
 
 /// A call of the store behind a layer. It begins with the first poll; a layer that drops it before has not called the store.
 pub type InnerCall<'c, T> = BoxFuture<'c, Result<T, StoreError>>;
@@ -187,6 +188,8 @@ verbs! {
     cancel(id: OrderId, reason: Option<Reason>) -> Acted;
     hold(id: OrderId, reason: Option<Reason>) -> Acted;
     release(id: OrderId, reason: Option<Reason>) -> Acted;
+    amend(id: OrderId, version: u32, patch: Patch) -> Amended;
+    add_milestone(id: OrderId, new: NewMilestone) -> Acted;
     fire_timers(except: Arc<[OrderId]>) -> Fired;
     redrive(id: OrderId, options: RedriveOptions) -> Acted;
     redrive_matching(query: RedriveQuery) -> Redriven;

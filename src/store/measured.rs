@@ -26,7 +26,7 @@ impl Measured {
     fn new(calls: StoreCalls) -> Measured {
         Measured {
             calls,
-            cached: Default::default(),
+            cached: std::array::from_fn(|_| Default::default()),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::store::opening::{OpenError, OpenOptions};
 
 mod accept;
 mod advisory_locks;
+mod amend;
 mod await_answer;
 mod begin_epoch;
 mod bisection;
@@ -48,6 +49,7 @@ mod locked_orders;
 mod lost_answers;
 mod lower_bound;
 mod message;
+mod milestone;
 mod nodes;
 mod notify;
 mod pause;

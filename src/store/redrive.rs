@@ -19,6 +19,7 @@ impl RedriveOptions {
         EventDetail {
             reason: self.reason.clone(),
             same_key: self.same_key,
+            ..EventDetail::default()
         }
     }
 }

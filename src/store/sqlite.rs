@@ -15,6 +15,7 @@ use crate::store::{StoreError, Wakeups};
 use crate::time::Timestamp;
 
 mod accept;
+mod amend;
 mod call;
 mod cancel;
 mod checkpoints;
@@ -34,6 +35,7 @@ mod hold;
 mod listing;
 mod lock;
 pub(super) mod migrations;
+mod milestone;
 mod nodes;
 mod offline;
 mod open_files;

@@ -3,9 +3,17 @@
 use super::{Promise, Report};
 use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
-use crate::order::{Order, OrderStatus};
+use crate::order::{AmendedField, Order, OrderStatus};
 use crate::store::snapshot::OrderRecord;
 use crate::time::Timestamp;
+
+/// Returns the version at which an amendment last changed the order's `start_after`. Such a change moves the order between the lines
+/// without an event of its own.
+pub(super) fn amended_time(record: &OrderRecord) -> Option<u32> {
+    let mut latest_first = record.events.iter().rev();
+    let found = latest_first.find(|stored| stored.event.detail.fields.contains(&AmendedField::StartAfter));
+    found.map(|stored| stored.event.version)
+}
 
 pub fn check(record: &OrderRecord, report: &mut Report) {
     let mut findings = Findings { record, report };
@@ -133,7 +141,8 @@ impl Findings<'_> {
             );
         }
         let start_after = self.order().request.start_after;
-        if start_after.is_some_and(|time| event.at < time) {
+        let applies = amended_time(self.record).is_none_or(|amended| amended < version);
+        if applies && start_after.is_some_and(|time| event.at < time) {
             self.breach(
                 Promise::LegalSteps,
                 format!("version {version} started the order before its start_after"),
@@ -235,6 +244,9 @@ impl Findings<'_> {
     }
 
     fn check_due_time(&mut self, history: &History) {
+        if amended_time(self.record).is_some() {
+            return;
+        }
         let order = self.order();
         let scheduled = order
             .request
@@ -301,7 +313,9 @@ impl History {
         let reopens = self.redrive_reopens();
         // The event's own status, so that one bad step is not reported again for every later event.
         self.status = Some(event.status);
-        self.ended_at = event.status.is_final().then_some(event.at);
+        if event.kind.leads_to().is_some() {
+            self.ended_at = event.status.is_final().then_some(event.at);
+        }
         self.held_at = self.held_at.filter(|_| !event.status.is_final());
         match event.kind {
             EventKind::Started => {
@@ -323,7 +337,12 @@ impl History {
             EventKind::RetryScheduled | EventKind::Failed => self.last_error.clone_from(&event.error),
             EventKind::Completed => self.last_error = None,
             EventKind::Released if event.error.is_some() => self.last_error.clone_from(&event.error),
-            EventKind::Accepted | EventKind::LeaseLost | EventKind::Released | EventKind::Cancelled => {}
+            EventKind::Accepted
+            | EventKind::LeaseLost
+            | EventKind::Released
+            | EventKind::Cancelled
+            | EventKind::Milestone
+            | EventKind::Amended => {}
         }
     }
 
@@ -344,7 +363,9 @@ impl History {
             | EventKind::Failed
             | EventKind::Cancelled
             | EventKind::Held
-            | EventKind::Unheld => self.attempts,
+            | EventKind::Unheld
+            | EventKind::Milestone
+            | EventKind::Amended => self.attempts,
         }
     }
 }
@@ -362,6 +383,8 @@ fn ends_attempt(kind: EventKind) -> bool {
         | EventKind::Cancelled
         | EventKind::Redriven
         | EventKind::Held
-        | EventKind::Unheld => false,
+        | EventKind::Unheld
+        | EventKind::Milestone
+        | EventKind::Amended => false,
     }
 }

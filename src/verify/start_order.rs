@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::order_rules::amended_time;
 use super::{Promise, Report};
 use crate::event::EventKind;
 use crate::order::OrderId;
-use crate::store::snapshot::{EVERY_EARLIER, OrderRecord};
+use crate::store::snapshot::{EVERY_EARLIER, EventRecord, OrderRecord};
 use crate::time::Timestamp;
 
 /// Number of spans in an `accept_time_max`. Orders of one span are remembered together and count as accepted when the
@@ -79,7 +80,7 @@ impl StartOrder {
     /// must have passed over them too.
     fn judge_passes(&self, record: &OrderRecord, position: i64, report: &mut Report) {
         let accepted_by = record.order.created_at.minus(self.accept_time_max);
-        let passed_over = record.events.get(1).map(|started| &started.passed_over);
+        let passed_over = first_change(record).map(|started| &started.passed_over);
         let later = self.excused.range((position, OrderId(0))..);
         let overtaken = later.filter(|((_, id), created_at)| {
             let was_accepted = self.accept_time_max.is_zero() || **created_at < accepted_by;
@@ -145,9 +146,15 @@ fn span_end(time: Timestamp, span: Duration) -> Timestamp {
     )
 }
 
+/// The first event after the acceptance that changed the status or the line of the order.
+fn first_change(record: &OrderRecord) -> Option<&EventRecord> {
+    let mut later = record.events.iter().skip(1);
+    later.find(|stored| stored.event.kind.leads_to().is_some())
+}
+
 /// Reports whether the store's caller owned the order of starts.
 fn start_was_given(record: &OrderRecord) -> bool {
-    let started = record.events.get(1);
+    let started = first_change(record);
     started.is_some_and(|started| started.passed_over.contains(&EVERY_EARLIER))
 }
 
@@ -167,10 +174,10 @@ impl FirstStart {
             .request
             .start_after
             .is_some_and(|time| time > order.created_at);
-        if record.set_aside || scheduled {
+        if record.set_aside || scheduled || amended_time(record).is_some() {
             return FirstStart::Never;
         }
-        match record.events.get(1) {
+        match first_change(record) {
             None => FirstStart::Waiting,
             Some(second) if second.event.kind == EventKind::Started => FirstStart::At(second.position),
             Some(_) => FirstStart::Never,

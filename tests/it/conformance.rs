@@ -37,6 +37,7 @@ macro_rules! conformance {
 }
 
 mod accept;
+mod amend;
 mod claim;
 mod counters;
 mod empty;
@@ -53,6 +54,7 @@ mod idempotency;
 mod leases;
 mod lifecycle;
 mod listing;
+mod milestones;
 mod model;
 mod nodes;
 mod operator;

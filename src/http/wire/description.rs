@@ -225,6 +225,16 @@ pub struct FieldSchema {
     schema: Json,
 }
 
+impl FieldSchema {
+    /// A field that a body may have, but not as `null`.
+    pub fn not_null(schema: Json) -> FieldSchema {
+        FieldSchema {
+            is_required: false,
+            schema,
+        }
+    }
+}
+
 /// A field that a body must have.
 pub struct Required<V>(pub V);
 

@@ -8,7 +8,7 @@ use crate::epoch::EpochIdentity;
 use crate::http::cursor;
 use crate::http::openapi::EventKindName;
 use crate::order::{Reason, UserId};
-use crate::order_json::{StatusName, Time, UserIdValue};
+use crate::order_json::{StatusName, Time, UserIdValue, Verbatim};
 use crate::store::{FeedCursor, FeedEvent};
 
 /// A change of an order.
@@ -42,6 +42,18 @@ pub struct EventBody<'a> {
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     same_key: Option<bool>,
+    /// Name of a milestone.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    milestone: Option<&'a str>,
+    /// Data of a milestone, kept byte for byte. Missing if none was given.
+    #[schema(value_type = Option<HashMap<String, Value>>, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Verbatim<'a>>,
+    /// Names of the members that an amendment changed. Missing in other events.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fields: Vec<&'static str>,
 }
 
 impl<'a> EventBody<'a> {
@@ -52,6 +64,7 @@ impl<'a> EventBody<'a> {
             event,
         } = placed;
         let position = *position;
+        let milestone = event.detail.milestone.as_ref();
         EventBody {
             cursor: cursor::text(FeedCursor { epoch, position }),
             order_id: event.order_id.0,
@@ -65,6 +78,11 @@ impl<'a> EventBody<'a> {
             error: event.error.as_deref(),
             reason: event.detail.reason.as_ref().map(Reason::as_str),
             same_key: event.detail.same_key.then_some(true),
+            fields: event.detail.fields.iter().map(|field| field.name()).collect(),
+            milestone: milestone.map(|milestone| milestone.name.as_str()),
+            data: milestone
+                .and_then(|milestone| milestone.data.as_deref())
+                .map(Verbatim),
         }
     }
 }

@@ -7,8 +7,8 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::description::{
-    NOT_UNICODE, Optional, REQUIRED, Required, Value, body, boolean, complete, given, malformed_json, object,
-    required_string, string, value,
+    NOT_AN_OBJECT, NOT_UNICODE, Optional, REQUIRED, Required, Value, body, boolean, complete, given,
+    malformed_json, object, required_string, string, value,
 };
 use super::time::{TIME_EXPECTED, parse_time};
 use crate::http::fields::{FieldErrors, Pointer};
@@ -16,14 +16,17 @@ use crate::http::json::{self, Kind};
 use crate::http::openapi::NO_CONTROLS;
 use crate::http::problem::Problem;
 use crate::order::{
-    BATCH_ORDERS_MAX, NewOrder, OrderDefaults, OrderStatus, REASON_CHARS_MAX, Reason, UserId,
+    BATCH_ORDERS_MAX, MILESTONE_CHARS_MAX, MilestoneName, NewOrder, OrderDefaults, OrderStatus,
+    REASON_CHARS_MAX, Reason, UserId, check_milestone_data,
 };
 use crate::time::Timestamp;
 
 mod items;
 mod order;
+mod patch;
 
 pub use order::{read_user, user_schema};
+pub use patch::{Amendment, read_patch};
 
 /// Orders of `POST /orders/batch` as one JSON object.
 pub struct NewOrders;
@@ -78,6 +81,15 @@ body! {
 body! {
     /// Body of `POST /orders/{id}/cancel`, `hold` and `release`.
     pub struct Action {
+        reason: Option<Reason> = Optional(reason()),
+    }
+}
+
+body! {
+    /// Body of `POST /orders/{id}/milestones`.
+    pub struct AddMilestone {
+        name: MilestoneName = Required(milestone_name()),
+        data: Option<Box<str>> = Optional(milestone_data()),
         reason: Option<Reason> = Optional(reason()),
     }
 }
@@ -159,6 +171,36 @@ pub fn read_batch_lines(body: &str, defaults: &OrderDefaults) -> Result<Vec<NewO
         errors.add(&at, batch_size());
     }
     complete(Some(orders), errors)
+}
+
+fn milestone_name() -> impl Value<Read = MilestoneName> {
+    let parse = |text: &str| MilestoneName::parse(&required_string(text)?).map_err(|error| error.to_string());
+    value(parse, || {
+        json!({
+            "description": "What has happened, such as `packed` or `shipped`",
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MILESTONE_CHARS_MAX,
+            "pattern": "^[a-z_]+$",
+        })
+    })
+}
+
+fn milestone_data() -> impl Value<Read = Box<str>> {
+    let parse = |text: &str| {
+        if Kind::of(text) != Kind::Object {
+            return Err(NOT_AN_OBJECT.to_owned());
+        }
+        check_milestone_data(text)?;
+        Ok(text.into())
+    };
+    value(parse, || {
+        json!({
+            "description": "Kept byte for byte in the event; at most 1,024 bytes, no repeated key",
+            "type": "object",
+            "additionalProperties": true,
+        })
+    })
 }
 
 fn same_key() -> impl Value<Read = bool> {

@@ -47,6 +47,7 @@ fn leases(ids: std::ops::RangeInclusive<i64>) -> Vec<Lease> {
             finished_at: None,
             next_attempt_at: None,
             held_at: None,
+            milestone: None,
             last_error: None,
             result: None,
         },

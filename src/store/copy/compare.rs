@@ -173,6 +173,7 @@ impl Compared for OrderRecord {
             ("its request", self.order.request == other.order.request),
             ("its state", self.order == other.order),
             ("its lease", self.lease == other.lease),
+            ("its line", self.set_aside == other.set_aside),
             ("its fence", self.fence == other.fence),
             ("its node", self.node == other.node),
             ("whether it was handed out", self.handed_out == other.handed_out),

@@ -35,6 +35,7 @@ pub(super) async fn cancel(
             .collect::<Vec<_>>(),
         open: Open::All,
         detail: &detail,
+        text: None,
     };
     let mut retry = LockRetry::new();
     loop {

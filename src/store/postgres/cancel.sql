@@ -6,6 +6,10 @@
     delete from orderly.first_line where order_id = any (array(select order_id from first_line))
 ), second_line_gone as (
     delete from orderly.second_line where order_id = any (array(select order_id from second_line))
+), failed_gone as (
+    delete from orderly.failed where order_id = any (array(select order_id from failed))
+), cancelled_gone as (
+    delete from orderly.cancelled where order_id = any (array(select order_id from cancelled))
 ), blocked_gone as (
     delete from orderly.blocked where order_id = any (array(select order_id from blocked))
 ), set_aside_gone as (
@@ -13,7 +17,7 @@
 ), changed as (
     update orderly.orders as o set
         status = 4,
-        version = o.version + 1 + held.runs::int,
+        version = coalesce(lease.version, o.version) + 1,
         attempts = coalesce(lease.attempt, o.attempts),
         fence = coalesce(lease.fence, o.fence),
         node = coalesce(lease.node, o.node),
@@ -24,7 +28,7 @@
         started_in = null,
         ended_in = null,
         history = case when held.full_history is null then o.history end || orderly.ending(o)
-            || case when held.runs then array[
+            || case when lease.started_in is not null then array[
                 row(1, lease.started_at, lease.attempt, lease.node, lease.started_in, null, null)::orderly.event] end
             || array[row(7, now_or_later.at, coalesce(lease.attempt, o.attempts), null, drawn.batch, null, $5::text)::orderly.event]
     from held cross join drawn cross join moment left join lease using (order_id)

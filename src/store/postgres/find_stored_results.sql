@@ -1,6 +1,6 @@
 -- Finds the results that were stored among those that were sent before without an answer: returns the kind of their event.
 -- Within an epoch, the fences of an order count its claims, so the latest fence tells how many claims ago the `started`
--- event of the result was. The event that ended the attempt follows it directly. It is ours if it has our kind and our node
+-- event of the result was. The event that ended the attempt follows it, after milestones. It is ours if it has our kind and our node
 -- or, for the result of an external worker, the node that claimed. If the order was claimed again in a later epoch, the
 -- result counts as not stored. $1-$4: one row per result. The statement confirms what was stored before, so it commits as
 -- well: see ClassConnection::read_confirmed.
@@ -21,10 +21,9 @@ cross join lateral (
     offset greatest(latest.fence - result.fence, 0) limit 1
 ) as started
 cross join lateral (
-    select from orderly.order_events as e
-    where e.order_id = result.order_id and e.version = started.version + 1 and e.kind = result.kind
-        and e.node = coalesce(result.node, started.node)
-    offset 0
+    select e.kind, e.node from orderly.order_events as e
+    where e.order_id = result.order_id and e.version > started.version and e.kind not in (11, 12)
+    order by e.version limit 1
 ) as ended
 cross join confirmed
-where latest.fence >= result.fence and latest.fence >> 32 = result.fence >> 32
+where ended.kind = result.kind and ended.node = coalesce(result.node, started.node) and latest.fence >= result.fence and latest.fence >> 32 = result.fence >> 32

@@ -65,6 +65,7 @@ async fn change(
         statuses: &[OrderStatus::Pending],
         open,
         detail: &detail,
+        text: detail.reason.as_ref().map(Reason::as_str),
     };
     let mut retry = LockRetry::new();
     loop {

@@ -16,7 +16,7 @@ use super::schema;
 use super::snapshot::PostgresSnapshot;
 use crate::config::PostgresDatabase;
 use crate::money::Currency;
-use crate::order::{OrderId, Reason, Reference};
+use crate::order::{MilestoneName, OrderId, Reason, Reference};
 use crate::portable_json::JsonText;
 use crate::store::error::CopyError;
 use crate::store::snapshot::{EVERY_EARLIER, EventRecord, KeyRecord, OrderRecord};
@@ -110,6 +110,9 @@ impl Import {
         let hold_reasons: Vec<Option<&str>> = requests()
             .map(|request| Some(request.hold.as_ref()?.reason.as_ref()?.as_str()))
             .collect();
+        let milestones: Vec<Option<&str>> = orders()
+            .map(|order| order.milestone.as_ref().map(MilestoneName::as_str))
+            .collect();
         let set_aside: Vec<bool> = records.iter().map(|record| record.set_aside).collect();
         self.write(
             include_str!("import_orders.sql"),
@@ -144,6 +147,7 @@ impl Import {
                 (&held_at, Type::TIMESTAMPTZ_ARRAY),
                 (&hold_reasons, Type::TEXT_ARRAY),
                 (&set_aside, Type::BOOL_ARRAY),
+                (&milestones, Type::TEXT_ARRAY),
             ],
         )
         .await
@@ -160,7 +164,7 @@ impl Import {
         let attempts: Vec<i32> = events().map(|event| count(event.attempt)).collect();
         let nodes: Vec<Option<i64>> = events().map(|event| event.node.map(rows::node_code)).collect();
         let errors: Vec<Option<&str>> = events().map(|event| event.error.as_deref()).collect();
-        let details: Vec<Option<String>> = events().map(|event| event.detail.to_stored()).collect();
+        let details: Vec<Option<String>> = events().map(rows::stored_detail).collect();
         let passed_over: Vec<Option<String>> = records
             .iter()
             .map(|record| (!record.passed_over.is_empty()).then(|| array_text(&record.passed_over)))

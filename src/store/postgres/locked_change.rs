@@ -8,7 +8,7 @@ use super::failure::PgFailure;
 use super::shared::Shared;
 use super::{probe, rows};
 use crate::event::EventDetail;
-use crate::order::{Order, OrderId, OrderStatus, Reason};
+use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::codes;
 
 /// A change of orders.
@@ -19,6 +19,8 @@ pub(super) struct Change<'c> {
     /// The open orders that it changes, if their statuses are among these.
     pub open: Open,
     pub detail: &'c EventDetail,
+    /// The reason of a hold, or the name of a milestone.
+    pub text: Option<&'c str>,
 }
 
 /// Some of the open orders; the numbers are those of `lock_orders.sql`.
@@ -30,6 +32,8 @@ pub(super) enum Open {
     /// Pending ones that are not held.
     NotHeld = 2,
     Held = 3,
+    /// Pending ones, held or not.
+    Waiting = 4,
 }
 
 /// Changes the orders whose status allows it. Orders that another session has locked have no row in the answer.
@@ -47,15 +51,16 @@ pub(super) async fn change(
         .collect();
     let open = change.open as i16;
     let stored_detail = change.detail.to_stored();
-    let reason = change.detail.reason.as_ref().map(Reason::as_str);
-    let parameters: [(&(dyn ToSql + Sync), Type); 7] = [
+    let parameters: [(&(dyn ToSql + Sync), Type); 8] = [
         (&ids, Type::INT8_ARRAY),
         (&slot, Type::INT2),
         (&statuses, Type::INT2_ARRAY),
         (&open, Type::INT2),
         (&stored_detail, Type::TEXT),
         (&change.detail.same_key, Type::BOOL),
-        (&reason, Type::TEXT),
+        (&change.text, Type::TEXT),
+        // Only amendments ask for a version.
+        (&None::<i32>, Type::INT4),
     ];
     let answer = pool.execute_once(change.statement, &parameters).await;
     answer.inspect_err(|failure| shared.note_possible_commit(failure))

@@ -50,6 +50,7 @@ pub(super) async fn redrive(
             .collect::<Vec<_>>(),
         open: Open::WaitForTime,
         detail: &detail,
+        text: None,
     };
     let mut retry = LockRetry::new();
     loop {
@@ -140,6 +141,7 @@ async fn redrive_some(
         statuses: &[query.status],
         open: Open::WaitForTime,
         detail: &detail,
+        text: None,
     };
     let found = locked_change::change(pool, shared, &change, ids).await?;
     let changed = found.iter().map(|row| rows::column(row, 0));

@@ -6,6 +6,10 @@
 ), blocked_due as (
     update orderly.blocked set due_at = moment.at, since = moment.at
     from moment where order_id = any (array(select order_id from blocked))
+), failed_gone as (
+    delete from orderly.failed where order_id = any (array(select order_id from failed))
+), cancelled_gone as (
+    delete from orderly.cancelled where order_id = any (array(select order_id from cancelled))
 ), set_aside_gone as (
     delete from orderly.set_aside where order_id = any (array(select order_id from set_aside))
 ), changed as (

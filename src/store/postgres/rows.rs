@@ -9,7 +9,9 @@ use crate::epoch::EpochIdentity;
 use crate::event::{Event, EventDetail, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
 use crate::money::{Currency, Money};
-use crate::order::{Hold, Items, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason, Reference, UserId};
+use crate::order::{
+    Hold, Items, MilestoneName, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason, Reference, UserId,
+};
 use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
 use crate::time::Timestamp;
@@ -40,6 +42,7 @@ pub(super) fn order(row: &Row) -> Result<Order, PgFailure> {
             hold_reason: column(row, 21)?,
         })?,
         held_at,
+        milestone: milestone(column(row, 22)?)?,
         last_error: column(row, 13)?,
         result: column::<Option<String>>(row, 15)?.map(JsonText::from_stored),
     })
@@ -95,6 +98,25 @@ pub(super) fn request(stored: StoredRequest<'_>) -> Result<NewOrder, PgFailure> 
     })
 }
 
+/// Returns the detail of an event as it is stored. It has the status after an event whose kind does not tell it.
+pub(super) fn stored_detail(event: &Event) -> Option<String> {
+    let stored = event.detail.to_stored();
+    if event.kind.leads_to().is_some() {
+        return stored;
+    }
+    let status = codes::status_code(event.status);
+    let rest = stored
+        .as_deref()
+        .map_or("}".to_owned(), |stored| format!(",{}", &stored[1..]));
+    Some(format!("{{\"status\":{status}{rest}"))
+}
+
+/// Reads the name of a milestone.
+pub(super) fn milestone(name: Option<&str>) -> Result<Option<MilestoneName>, PgFailure> {
+    let name = name.map(MilestoneName::parse).transpose();
+    name.map_err(|error| PgFailure::undecodable("a milestone", error))
+}
+
 /// Reads the key and the name of a user.
 pub(super) fn user((key, name): (i64, Option<&str>)) -> Result<UserId, PgFailure> {
     UserId::from_stored(key, name).ok_or_else(|| PgFailure::undecodable("a user", key))
@@ -108,16 +130,19 @@ pub(super) const EVENT_COLUMNS_COUNT: usize = 8;
 /// Reads [`EVENT_COLUMNS`], which begin at `first`.
 pub(super) fn event(row: &Row, first: usize) -> Result<Event, PgFailure> {
     let kind = kind(row, first + 2)?;
+    let detail: Option<&str> = column(row, first + 7)?;
+    let kept_status = || EventDetail::stored_status(detail).and_then(codes::status_of);
+    let status = kind.leads_to().or_else(kept_status);
     Ok(Event {
         order_id: OrderId(column(row, first)?),
         version: count(row, first + 1)?,
         kind,
-        status: kind.leads_to(),
+        status: status.ok_or_else(|| PgFailure::undecodable("the status of an event", ""))?,
         at: column(row, first + 3)?,
         attempt: count(row, first + 4)?,
         node: column::<Option<i64>>(row, first + 5)?.map(node_of),
         error: column(row, first + 6)?,
-        detail: EventDetail::from_stored(column(row, first + 7)?)
+        detail: EventDetail::from_stored(detail)
             .ok_or_else(|| PgFailure::undecodable("the detail of an event", ""))?,
     })
 }

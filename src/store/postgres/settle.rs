@@ -257,8 +257,14 @@ async fn stored_earlier(
     let found = connection
         .read_confirmed(include_str!("find_stored_results.sql"), attempts)
         .await;
+    let not_an_end = || PgFailure::undecodable("the end of an attempt", "");
     let statuses = found.and_then(|found| {
-        let status = |row| Ok((rows::column::<i64>(row, 0)?, rows::kind(row, 1)?.leads_to()));
+        let status = |row| {
+            Ok((
+                rows::column::<i64>(row, 0)?,
+                rows::kind(row, 1)?.leads_to().ok_or_else(not_an_end)?,
+            ))
+        };
         found
             .iter()
             .map(status)

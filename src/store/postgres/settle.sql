@@ -35,13 +35,13 @@ begin
         -- Driven by the results, as in start. A cancel locks the order before its lease; neither waits for the other, since
         -- both skip locked rows.
         select result.*, lease.*, free.*, greatest(moment.at, lease.started_at) as at,
-            -- The columns of the order represent the start and the end. An end for another node than the one that claimed,
-            -- which would be a bug, is kept in the history unchanged.
-            result.status > 1 and lease.bringer = lease.claimer as in_columns
+            -- The columns of the order represent the start and the end, unless the start is in the history already. An end for
+            -- another node than the one that claimed, which would be a bug, is kept in the history unchanged.
+            result.status > 1 and lease.bringer = lease.claimer and lease.started_in is not null as in_columns
         from moment, result
             cross join lateral (
                 select l.node as claimer, coalesce(result.node, l.node) as bringer, l.attempt, l.started_at, l.started_in,
-                    l.handed_out
+                    l.version as lease_version, l.handed_out
                 from orderly.leases as l
                 where l.order_id = result.order_id and l.fence = result.fence and (result.node is not null or l.handed_out)
                 for update skip locked) as lease
@@ -60,8 +60,7 @@ begin
     ), ended as (
         update orderly.orders as o set
             status = held.status,
-            -- The start and the end.
-            version = o.version + 2,
+            version = held.lease_version + 1,
             attempts = held.attempt - held.given_back::int,
             crashes = o.crashes + coalesce(held.crashed, false)::int,
             fence = held.fence,
@@ -78,8 +77,10 @@ begin
             history = case
                 when held.in_columns and held.full_history is null then o.history
                 when held.in_columns then null
-                else case when held.full_history is null then o.history end || array[
-                    row(1, held.started_at, held.attempt, held.claimer, held.started_in, null, null)::orderly.event,
+                else case when held.full_history is null then o.history end
+                    || case when held.started_in is not null then array[
+                        row(1, held.started_at, held.attempt, held.claimer, held.started_in, null, null)::orderly.event] end
+                    || array[
                     row(held.kind, held.at, held.attempt - held.given_back::int, held.bringer, drawn.batch, held.error, null)
                         ::orderly.event] end
         from held join drawn using (kind)

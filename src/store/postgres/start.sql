@@ -5,7 +5,7 @@
 -- epoch are above it.
 --
 -- started: eleven numbers for each order: id, fence, version, attempt, generation, crashes, user, amount, and the microseconds
--- of acceptance, start and start_after (the lowest number if there is none). texts: codes, reference, metadata, last error, user's name, currency and lines of each order, as JSON; null when all of them
+-- of acceptance, start and start_after (the lowest number if there is none). texts: codes, reference, metadata, last error, user's name, currency, lines and milestone of each order, as JSON; null when all of them
 -- together have more than 24,000 bytes. The claim lock is held while this is sent. With the numbers and the passed-over
 -- orders of the largest claim it is some 80 kB, which fits into socket buffers, so that a frozen reader does not keep the
 -- lock.
@@ -34,7 +34,8 @@ begin
         -- Read one by one, whatever the plan says of joins.
         select o.order_id, greatest(o.fence, fence_floor) + 1 as fence, o.version + 1 as version, o.attempts + 1 as attempt, taken.place,
             greatest(moment.at, o.changed_at, o.created_at) as at, o.generation, o.crashes, o.created_at, o.user_id,
-            o.total_amount, o.item_ids, o.reference, o.metadata, o.last_error, o.user_name, o.currency, o.lines, o.start_after
+            o.total_amount, o.item_ids, o.reference, o.metadata, o.last_error, o.user_name, o.currency, o.lines, o.start_after,
+            o.milestone
         from moment cross join taken
             cross join lateral (select * from orderly.orders where orders.order_id = taken.order_id offset 0) as o
         order by taken.place
@@ -74,7 +75,7 @@ begin
         -- Long texts are neither read nor converted to JSON.
         case when sum(octet_length(item_ids) + coalesce(octet_length(reference), 0) + coalesce(octet_length(metadata), 0)
                 + coalesce(octet_length(last_error), 0) + coalesce(octet_length(user_name), 0) + coalesce(octet_length(lines), 0)) <= 24000
-            then to_json(array_agg(array[item_ids, reference, metadata, last_error, user_name, currency, lines])) end
+            then to_json(array_agg(array[item_ids, reference, metadata, last_error, user_name, currency, lines, milestone])) end
     into started, texts from subject;
     if octet_length(texts::text) > 24000 then
         texts := null;

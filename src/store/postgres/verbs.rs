@@ -9,17 +9,18 @@ use super::failure::to_store_result;
 use super::snapshot::PostgresSnapshot;
 use super::view::View;
 use super::{
-    Postgres, cancel, external_lease, give_back, hold, nodes, notify, pause, probe, prune, query, redrive,
-    settle, standby_reader, standing, vitals,
+    Postgres, amend, cancel, external_lease, give_back, hold, milestone, nodes, notify, pause, probe, prune,
+    query, redrive, settle, standby_reader, standing, vitals,
 };
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, OrderId, Reason};
+use crate::order::{NewOrder, OrderId, Patch, Reason};
 use crate::store::{
-    Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
-    FeedPage, FeedPosition, Fired, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim,
-    Leaving, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveOptions, RedriveQuery,
-    Redriven, Renewed, Settled, SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
+    Accepted, Acted, Activity, Amended, ClaimRequest, Claimed, Counters, Explanation, ExternalHold,
+    ExternalLease, FeedPage, FeedPosition, Fired, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey,
+    LatestClaim, Leaving, NewMilestone, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState,
+    RedriveOptions, RedriveQuery, Redriven, Renewed, Settled, SettledExternal, Snapshot, Store, StoreError,
+    StoreHealth, Vitals, Wakeups,
 };
 
 #[async_trait]
@@ -113,6 +114,16 @@ impl Store for Postgres {
     async fn release(&self, id: OrderId, reason: Option<Reason>) -> Result<Acted, StoreError> {
         let released = hold::release(&self.order_actions, &self.shared, id, reason).await;
         to_store_result(released, "release an order")
+    }
+
+    async fn amend(&self, id: OrderId, version: u32, patch: Patch) -> Result<Amended, StoreError> {
+        let amended = amend::amend(&self.order_actions, &self.shared, id, version, &patch).await;
+        to_store_result(amended, "amend an order")
+    }
+
+    async fn add_milestone(&self, id: OrderId, new: NewMilestone) -> Result<Acted, StoreError> {
+        let added = milestone::add(&self.order_actions, &self.shared, id, &new).await;
+        to_store_result(added, "add a milestone")
     }
 
     async fn fire_timers(&self, except: Arc<[OrderId]>) -> Result<Fired, StoreError> {

@@ -55,7 +55,7 @@ pub(super) fn redrive_matching(
     for order_id in matching {
         match group.in_savepoint(|group| redrive(group, order_id, &query.options))? {
             Ok(Acted::Done(_)) => redriven.retried += 1,
-            Ok(Acted::Refused(_) | Acted::Unknown) => {}
+            Ok(Acted::Refused(_) | Acted::TooManyEvents(_) | Acted::Unknown) => {}
             Err(refusal) => refused.push(refusal.of_order(order_id)),
         }
     }

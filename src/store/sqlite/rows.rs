@@ -7,7 +7,8 @@ use crate::event::{Event, EventDetail, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
 use crate::money::{Currency, Money};
 use crate::order::{
-    BATCH_ORDERS_MAX, Hold, Items, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason, Reference, UserId,
+    BATCH_ORDERS_MAX, Hold, Items, MilestoneName, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason,
+    Reference, UserId,
 };
 use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
@@ -30,6 +31,7 @@ pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
         next_attempt_at: due_at.filter(|_| status == OrderStatus::Pending && held_at.is_none()),
         request: request(row)?,
         held_at,
+        milestone: row.get(22)?,
         last_error: row.get(13)?,
         result: row.get::<_, Option<String>>(15)?.map(JsonText::from_stored),
     })
@@ -201,5 +203,11 @@ impl FromSql for Reason {
 impl FromSql for Reference {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Reference> {
         Reference::parse(value.as_str()?).map_err(FromSqlError::other)
+    }
+}
+
+impl FromSql for MilestoneName {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<MilestoneName> {
+        MilestoneName::parse(value.as_str()?).map_err(FromSqlError::other)
     }
 }

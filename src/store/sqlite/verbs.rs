@@ -11,19 +11,20 @@ use super::group::{Group, Totals};
 use super::reader::ReadKind;
 use super::snapshot::SqliteSnapshot;
 use super::{
-    Sqlite, accept, cancel, claim, explain, external_lease, feed, give_back, hold, listing, nodes, pause,
-    prune, query, redrive, settle, vitals,
+    Sqlite, accept, amend, cancel, claim, explain, external_lease, feed, give_back, hold, listing, milestone,
+    nodes, pause, prune, query, redrive, settle, vitals,
 };
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, OrderId, Reason};
+use crate::order::{NewOrder, OrderId, Patch, Reason};
 use crate::store::claim::distinct_given;
 use crate::store::refusals::{RefusedChange, log_refused};
 use crate::store::{
-    Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
-    FeedPage, FeedPosition, Fired, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim,
-    Leaving, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveOptions, RedriveQuery,
-    Redriven, Renewed, Settled, SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
+    Accepted, Acted, Activity, Amended, ClaimRequest, Claimed, Counters, Explanation, ExternalHold,
+    ExternalLease, FeedPage, FeedPosition, Fired, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey,
+    LatestClaim, Leaving, NewMilestone, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState,
+    RedriveOptions, RedriveQuery, Redriven, Renewed, Settled, SettledExternal, Snapshot, Store, StoreError,
+    StoreHealth, Vitals, Wakeups,
 };
 
 #[async_trait]
@@ -136,6 +137,16 @@ impl Store for Sqlite {
                 hold::release(group, id, reason.as_ref())
             })
             .await
+    }
+
+    async fn amend(&self, id: OrderId, version: u32, patch: Patch) -> Result<Amended, StoreError> {
+        let amend = move |group: &mut Group<'_>| amend::amend(group, id, version, &patch);
+        self.writer.try_call("amend an order", amend).await
+    }
+
+    async fn add_milestone(&self, id: OrderId, new: NewMilestone) -> Result<Acted, StoreError> {
+        let add = move |group: &mut Group<'_>| milestone::add(group, id, &new);
+        self.writer.try_call("add a milestone", add).await
     }
 
     async fn fire_timers(&self, except: Arc<[OrderId]>) -> Result<Fired, StoreError> {

@@ -20,8 +20,8 @@ use crate::store::{
 use crate::time::Timestamp;
 
 use EventKind::{
-    Accepted, Cancelled, Completed, Failed, Held, LeaseLost, Redriven, Released, RetryScheduled, Started,
-    Unheld,
+    Accepted, Amended, Cancelled, Completed, Failed, Held, LeaseLost, Milestone, Redriven, Released,
+    RetryScheduled, Started, Unheld,
 };
 
 /// Node that processes all orders.
@@ -137,9 +137,13 @@ impl FakeStore {
         let error = match kind {
             RetryScheduled | Failed => Some("refused".to_owned()),
             LeaseLost => Some("the node died".to_owned()),
-            Accepted | Started | Completed | Released | Cancelled | Redriven | Held | Unheld => None,
+            Accepted | Started | Completed | Released | Cancelled | Redriven | Held | Unheld | Milestone
+            | Amended => None,
         };
-        let is_by_client = matches!(kind, Accepted | Cancelled | Redriven | Held | Unheld);
+        let is_by_client = matches!(
+            kind,
+            Accepted | Cancelled | Redriven | Held | Unheld | Milestone | Amended
+        );
         match kind {
             Started => {
                 order.attempts += 1;
@@ -154,7 +158,7 @@ impl FakeStore {
             }
             Completed => order.last_error = None,
             RetryScheduled | Failed => order.last_error.clone_from(&error),
-            Accepted | Cancelled | Held | Unheld => {}
+            Accepted | Cancelled | Held | Unheld | Milestone | Amended => {}
         }
         record.events.push(EventRecord {
             position,
@@ -208,6 +212,7 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
             finished_at: None,
             next_attempt_at: None,
             held_at: None,
+            milestone: None,
             last_error: None,
             result: None,
         },

@@ -317,7 +317,7 @@ impl Answer {
 
     /// The whole answer for a snapshot, without headers that are common or follow from the body.
     pub fn shown(&self) -> String {
-        let common = ["content-length", "x-content-type-options", "x-request-id"];
+        let common = ["content-length", "etag", "x-content-type-options", "x-request-id"];
         let mut lines: Vec<String> = self
             .headers
             .keys()

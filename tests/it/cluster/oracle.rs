@@ -294,7 +294,9 @@ fn fenced(record: &OrderRecord) -> Vec<String> {
             | EventKind::Cancelled
             | EventKind::Redriven
             | EventKind::Held
-            | EventKind::Unheld => {}
+            | EventKind::Unheld
+            | EventKind::Milestone
+            | EventKind::Amended => {}
         }
     }
     breaches

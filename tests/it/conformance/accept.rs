@@ -42,6 +42,7 @@ async fn an_accepted_order_is_pending_with_the_requested_fields(harness: &mut Ha
         finished_at: None,
         next_attempt_at: None,
         held_at: None,
+        milestone: None,
         last_error: None,
         result: None,
     };

@@ -374,7 +374,9 @@ pub fn ids_of(leases: &[Lease]) -> Vec<OrderId> {
 pub fn done(acted: Acted) -> Order {
     match acted {
         Acted::Done(order) => order,
-        Acted::Refused(order) => panic!("order {} is {:?}", order.order_id, order.status),
+        Acted::Refused(order) | Acted::TooManyEvents(order) => {
+            panic!("order {} is {:?}", order.order_id, order.status)
+        }
         Acted::Unknown => panic!("the order was accepted"),
     }
 }

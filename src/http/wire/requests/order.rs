@@ -154,9 +154,9 @@ pub fn user_schema() -> Json {
 }
 
 /// The total, with the decimals of a currency.
-struct Amount {
-    decimals: u8,
-    currency: Option<Currency>,
+pub(super) struct Amount {
+    pub decimals: u8,
+    pub currency: Option<Currency>,
 }
 
 impl Value for Amount {
@@ -207,7 +207,7 @@ fn currency() -> impl Value<Read = Currency> {
     })
 }
 
-fn reference() -> impl Value<Read = Reference> {
+pub(super) fn reference() -> impl Value<Read = Reference> {
     let parse = |text: &str| Reference::parse(&required_string(text)?).map_err(|error| error.to_string());
     value(parse, || {
         json!({
@@ -220,7 +220,7 @@ fn reference() -> impl Value<Read = Reference> {
     })
 }
 
-fn metadata() -> impl Value<Read = Box<str>> {
+pub(super) fn metadata() -> impl Value<Read = Box<str>> {
     let parse = |text: &str| {
         if Kind::of(text) != Kind::Object {
             return Err(NOT_AN_OBJECT.to_owned());
@@ -241,7 +241,7 @@ fn metadata() -> impl Value<Read = Box<str>> {
 }
 
 /// The time before which the order does not start.
-fn start_time() -> impl Value<Read = Timestamp> {
+pub(super) fn start_time() -> impl Value<Read = Timestamp> {
     let parse = |text: &str| {
         let time = string(text)
             .and_then(|text| parse_time(&text))

@@ -35,15 +35,24 @@ pub(super) struct Granted {
 /// Stands for no `start_after`.
 const NO_TIME: i64 = i64::MIN;
 
-/// The texts of an order: codes, reference, metadata, last error, user's name, currency, lines.
-type Texts = [Option<String>; 7];
+/// The texts of an order: codes, reference, metadata, last error, user's name, currency, lines, milestone.
+type Texts = [Option<String>; 8];
 
 impl Granted {
     fn lease(
         &self,
         node: NodeId,
         epochs: &Epochs,
-        [codes, reference, metadata, last_error, user_name, currency, lines]: Texts,
+        [
+            codes,
+            reference,
+            metadata,
+            last_error,
+            user_name,
+            currency,
+            lines,
+            milestone,
+        ]: Texts,
     ) -> Result<Lease, PgFailure> {
         let order = Order {
             order_id: OrderId(self.order_id),
@@ -56,6 +65,7 @@ impl Granted {
             finished_at: None,
             next_attempt_at: None,
             held_at: None,
+            milestone: rows::milestone(milestone.as_deref())?,
             request: rows::request(StoredRequest {
                 user: (self.user_id, user_name.as_deref()),
                 amount: (self.minor_units, currency.as_deref()),

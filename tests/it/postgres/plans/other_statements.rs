@@ -237,8 +237,8 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
         push(
             &what,
             "Cancels the order that",
-            "int8[], int2, int2[], int2, text",
-            &format!("'{{{id}}}', 3, '{{0,0,3}}', 1, null"),
+            "int8[], int2, int2[], int2, text, bool, text, int4",
+            &format!("'{{{id}}}', 3, '{{0,0,3}}', 1, null, false, null, null"),
             PAGES_MAX,
         );
     }
@@ -250,8 +250,11 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
         push(
             &format!("redrive of {ids:?}"),
             "Redrives the orders",
-            "int8[], int2, int2[], int2, text, bool",
-            &format!("'{{{}, {}}}', 3, '{{0,3,4}}', 0, null, false", ids[0], ids[1]),
+            "int8[], int2, int2[], int2, text, bool, text, int4",
+            &format!(
+                "'{{{}, {}}}', 3, '{{0,3,4}}', 0, null, false, null, null",
+                ids[0], ids[1]
+            ),
             PAGES_MAX,
         );
     }
