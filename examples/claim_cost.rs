@@ -94,6 +94,7 @@ impl Bench {
             reference: None,
             metadata: None,
             start_after: None,
+            deadline: None,
             hold: None,
         };
         for _ in 0..count.div_ceil(BATCH) {

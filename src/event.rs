@@ -137,10 +137,11 @@ pub enum EventKind {
     Unheld,
     Milestone,
     Amended,
+    Overdue,
 }
 
 impl EventKind {
-    pub const ALL: [EventKind; 13] = [
+    pub const ALL: [EventKind; 14] = [
         EventKind::Accepted,
         EventKind::Started,
         EventKind::Completed,
@@ -154,6 +155,7 @@ impl EventKind {
         EventKind::Unheld,
         EventKind::Milestone,
         EventKind::Amended,
+        EventKind::Overdue,
     ];
 
     pub fn name(self) -> &'static str {
@@ -171,6 +173,7 @@ impl EventKind {
             EventKind::Unheld => "unheld",
             EventKind::Milestone => "milestone",
             EventKind::Amended => "amended",
+            EventKind::Overdue => "overdue",
         }
     }
 
@@ -188,7 +191,7 @@ impl EventKind {
             EventKind::Completed => OrderStatus::Completed,
             EventKind::Failed => OrderStatus::Failed,
             EventKind::Cancelled => OrderStatus::Cancelled,
-            EventKind::Milestone | EventKind::Amended => return None,
+            EventKind::Milestone | EventKind::Amended | EventKind::Overdue => return None,
         })
     }
 }
@@ -203,6 +206,7 @@ impl OrderStatus {
             EventKind::Started | EventKind::Held | EventKind::Unheld => &[Some(Pending)],
             EventKind::Milestone => return from,
             EventKind::Amended => return from.filter(|status| matches!(status, Pending | Failed)),
+            EventKind::Overdue => return from.filter(|status| !status.is_final()),
             EventKind::Completed
             | EventKind::RetryScheduled
             | EventKind::LeaseLost

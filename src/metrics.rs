@@ -74,6 +74,8 @@ macro_rules! metrics {
 metrics! {
     /// Orders stored by this process.
     orders_accepted: Counter;
+    /// Orders that this process marked as overdue: their deadline passed before they were final.
+    orders_overdue: Counter;
     /// Attempts started by this process.
     orders_started: Counter;
     /// Attempts ended by this process.

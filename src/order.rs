@@ -32,9 +32,9 @@ pub const ITEM_NAME_CHARS_MAX: usize = 200;
 pub const USER_ID_CHARS_MAX: usize = 200;
 pub const REFERENCE_CHARS_MAX: usize = 200;
 pub const REASON_CHARS_MAX: usize = 500;
-/// How far ahead an order may be scheduled.
-pub const START_AFTER_DAYS_MAX: u64 = 366;
-pub const START_AFTER_MAX: Duration = Duration::from_hours(24 * START_AFTER_DAYS_MAX);
+/// How far ahead a `start_after` or a `deadline` may be.
+pub const SCHEDULE_DAYS_MAX: u64 = 366;
+pub const SCHEDULE_MAX: Duration = Duration::from_hours(24 * SCHEDULE_DAYS_MAX);
 pub const MILESTONE_CHARS_MAX: usize = 50;
 pub const MILESTONE_DATA_BYTES_MAX: usize = 1_024;
 pub const METADATA_BYTES_MAX: usize = 8_192;
@@ -107,6 +107,8 @@ pub struct NewOrder {
     pub metadata: Option<Box<str>>,
     /// The order does not start before this time.
     pub start_after: Option<Timestamp>,
+    /// The time by which the order should be final; after `start_after`.
+    pub deadline: Option<Timestamp>,
     /// Set while the order does not start until it is released.
     pub hold: Option<Hold>,
 }
@@ -115,6 +117,11 @@ impl NewOrder {
     /// Reports whether an order accepted at `now` is in neither line.
     pub fn is_set_aside(&self, now: Timestamp) -> bool {
         self.hold.is_some() || self.start_after.is_some_and(|time| time > now)
+    }
+
+    /// Reports whether the deadline has passed at `now`.
+    pub fn is_late(&self, now: Timestamp) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }
 
@@ -156,6 +163,8 @@ pub struct Order {
     pub last_error: Option<String>,
     /// The latest milestone.
     pub milestone: Option<MilestoneName>,
+    /// The deadline passed while the order was not final.
+    pub overdue: bool,
     /// The processor's result of the completed order, at most [`RESULT_BYTES_MAX`] bytes.
     pub result: Option<JsonText>,
 }

@@ -75,6 +75,14 @@ pub struct OrderBody<'a> {
     #[schema(value_type = Option<String>, format = DateTime, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     start_after: Option<Time>,
+    /// The time by which the order should be final. Missing without one.
+    #[schema(value_type = Option<String>, format = DateTime, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<Time>,
+    /// True once the deadline has passed while the order was not final; otherwise missing.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overdue: Option<bool>,
     /// Missing unless the order is held.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,6 +142,8 @@ impl<'a> OrderBody<'a> {
             currency: request.currency.map(Currency::code),
             items: request.items.lines().map(Verbatim),
             start_after: request.start_after.map(Time),
+            deadline: request.deadline.map(Time),
+            overdue: None,
             held: HeldBody::of(request, created_at),
             milestone: None,
         }
@@ -157,6 +167,7 @@ impl<'a> From<&'a Order> for OrderBody<'a> {
             result: order.result.as_ref().map(|result| Verbatim(result.as_str())),
             held: order.held_at.and_then(|at| HeldBody::of(&order.request, at)),
             milestone: order.milestone.as_ref().map(MilestoneName::as_str),
+            overdue: order.overdue.then_some(true),
             ..OrderBody::accepted(&order.request, order.order_id, order.created_at)
         }
     }
@@ -275,6 +286,7 @@ mod tests {
                 reference: Some(Reference::parse("PO-\"7\"").unwrap()),
                 metadata: Some("{ \"a\": 1.10 }".into()),
                 start_after: None,
+                deadline: None,
                 hold: None,
             },
             status: OrderStatus::Completed,
@@ -287,6 +299,7 @@ mod tests {
             next_attempt_at: None,
             held_at: None,
             milestone: None,
+            overdue: false,
             last_error: None,
             result: Some(JsonText::parse("{ \"ok\": 1.10 }").unwrap()),
         }

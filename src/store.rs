@@ -42,6 +42,7 @@ mod settle;
 pub mod snapshot;
 pub mod sqlite;
 pub mod survey;
+mod timers;
 pub mod vitals;
 pub mod wakeups;
 
@@ -59,7 +60,6 @@ pub use external_lease::{ExternalHold, ExternalLease, LatestClaim, SettledExtern
 pub use feed::{FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage};
 pub use give_back::{GiveBack, GivenBack, SWEEP_ORDERS_MAX};
 pub use health::StoreHealth;
-pub use hold::{Fired, TIMERS_FIRED_MAX};
 pub use milestone::{CLIENT_EVENTS_MAX, NewMilestone};
 pub use nodes::{Breaker, Heartbeat, Leaving, NODES_MAX, Node, NodeReport, Renewed};
 pub use prune::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
@@ -72,6 +72,7 @@ pub use redrive::{RedriveOptions, RedriveQuery, Redriven};
 pub use refusals::{RefusedChange, log_refused};
 pub use settle::Settled;
 pub use snapshot::Snapshot;
+pub use timers::{Fired, TIMERS_FIRED_MAX};
 pub use vitals::{Activity, Vitals};
 pub use wakeups::{News, PeerNews, Wakeups};
 
@@ -84,7 +85,8 @@ pub trait Store: Send + Sync + 'static {
     /// nothing and returns the first answer.
     ///
     /// # Errors
-    /// [`StoreError::KeyReused`], [`StoreError::QueueFull`], and the errors that every call may return.
+    /// [`StoreError::KeyReused`], [`StoreError::QueueFull`], [`StoreError::DeadlinePassed`], and the errors that every call may
+    /// return.
     async fn accept(
         &self,
         orders: Arc<[NewOrder]>,
@@ -152,8 +154,8 @@ pub trait Store: Send + Sync + 'static {
     /// Adds a milestone to an order in any status, unless clients made [`CLIENT_EVENTS_MAX`] events of it.
     async fn add_milestone(&self, id: OrderId, new: NewMilestone) -> Result<Acted, StoreError>;
 
-    /// Moves scheduled orders whose `start_after` has passed to the second line, at most [`TIMERS_FIRED_MAX`] per call, apart from
-    /// those in `except`.
+    /// Moves scheduled orders whose `start_after` has passed to the second line, and marks open orders whose deadline has passed as
+    /// overdue: of each at most [`TIMERS_FIRED_MAX`] per call, apart from those in `except`.
     async fn fire_timers(&self, except: Arc<[OrderId]>) -> Result<Fired, StoreError>;
 
     /// Sends a Failed or Cancelled order back to Pending, due now, with its attempts counted anew. A Pending order in backoff

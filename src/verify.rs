@@ -10,6 +10,7 @@ use crate::store::snapshot::{KeyRecord, OrderRecord};
 use crate::store::{Counters, Epochs, FeedBounds, IDEMPOTENCY_RETENTION, Snapshot, StoreError};
 use start_rule::Starts;
 
+mod deadline_rule;
 mod epoch_rules;
 mod order_rules;
 mod start_order;
@@ -70,6 +71,8 @@ pub enum Promise {
     SecondLine,
     /// The last error is that of the last failed attempt since the last redrive.
     LastError,
+    /// An order becomes overdue once at most, and not before its deadline.
+    Deadlines,
     /// First attempts start in the order of acceptance; per user if the orders of a user wait for each other.
     FifoStart,
     /// If the orders of a user wait for each other, at most one of them is Processing.
@@ -95,6 +98,7 @@ impl Promise {
             Promise::Fenced => "fenced",
             Promise::SecondLine => "second_line",
             Promise::LastError => "last_error",
+            Promise::Deadlines => "deadlines",
             Promise::FifoStart => "fifo_start",
             Promise::UserTurns => "user_turns",
             Promise::IdempotencyKeys => "idempotency_keys",
@@ -180,6 +184,7 @@ async fn check_orders(
             count(record, &mut counted);
             starts.check(record, report);
             order_rules::check(record, report);
+            deadline_rule::check(record, report);
             epoch_rules::check_fence(record, epochs, report);
         }
     }

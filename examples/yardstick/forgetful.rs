@@ -43,6 +43,7 @@ pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
             finished_at: Some(clock()),
             next_attempt_at: None,
             held_at: None,
+            overdue: false,
             milestone: None,
             last_error: None,
             result: None,

@@ -92,6 +92,7 @@ pub fn order() -> anyhow::Result<NewOrder> {
         reference: None,
         metadata: None,
         start_after: None,
+        deadline: None,
         hold: None,
     })
 }

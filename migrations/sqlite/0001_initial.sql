@@ -48,7 +48,10 @@ create table orders (
     held_at integer,
     hold_reason text,
     -- The name of the latest.
-    milestone text
+    milestone text,
+    deadline integer,
+    -- 1 if the deadline passed while the order was not final.
+    overdue integer not null default 0
 ) strict;
 
 -- The lines hold the orders that may start, by either ordering: `coalesce(turn, 0) = 0`.
@@ -65,6 +68,8 @@ create index orders_suspect on orders (due_at, order_id)
 create index orders_turn on orders (user_id, turn) where status = 0 and turn is not null;
 -- Scheduled orders.
 create index orders_scheduled on orders (start_after, order_id) where status = 0 and turn = 2 and held_at is null;
+-- Open orders with a deadline that has not fired.
+create index orders_deadline on orders (deadline, order_id) where deadline is not null and status < 2 and overdue = 0;
 -- Orders that wait for another order of their user, longest wait first.
 create index orders_blocked on orders (coalesce(due_at, created_at)) where status = 0 and turn = 1;
 
@@ -82,13 +87,14 @@ create index orders_processing on orders (user_id, order_id) where status = 1;
 create index orders_unsuccessful on orders (status, order_id) where status > 2;
 create index orders_user_unsuccessful on orders (user_id, status, order_id) where status > 2;
 create index orders_reference on orders (reference, order_id) where reference is not null;
+create index orders_overdue on orders (order_id) where overdue = 1;
 
 -- Users whose turn could not be passed on, because the database refused to change a waiting order. Claims try again.
 create table turns_owed (user_id integer primary key) strict;
 
 -- One feed of all events: positions rise in the order of the commits.
 -- kind: 0 accepted, 1 started, 2 completed, 3 retry_scheduled, 4 failed, 5 lease_lost, 6 released, 7 cancelled, 8 redriven,
--- 9 held, 10 unheld, 11 milestone, 12 amended.
+-- 9 held, 10 unheld, 11 milestone, 12 amended, 13 overdue.
 create table events (
     position integer primary key,
     order_id integer not null,

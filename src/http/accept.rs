@@ -9,13 +9,14 @@ use axum::response::Response;
 use super::Shared;
 use super::body::{self, BATCH_BODY_BYTES_MAX, MediaType, NEW_ORDER_BODY_BYTES_MAX};
 use super::call::Call;
+use super::fields::{FieldErrors, Pointer};
 use super::idempotency::Key;
 use super::openapi::{InvalidFields, KeyInFlight};
 use super::orders::{awaited, preferred_wait};
 use super::problem::{Problem, ProblemType};
 use super::wire::{self, NewOrders, OrderBody, OrdersBody};
 use crate::order::{NewOrder, OrderDefaults, OrderId};
-use crate::store::{Accepted, IdempotencyKey};
+use crate::store::{Accepted, IdempotencyKey, StoreError};
 
 /// Upper bound of the memory an order of a batch needs besides its text, including its part of the answer.
 const BATCH_ORDER_BYTES: usize = 1024;
@@ -43,7 +44,7 @@ pub async fn one(call: Call) -> Result<Response, Problem> {
     let defaults = &call.shared.order_defaults;
     let orders: Arc<[NewOrder]> = Arc::new([wire::read_order(body::text(&body)?, defaults)?]);
     let key = key.map(|key| key.bind(call.caller, "orders", &body));
-    let accepted = store(&call.shared, orders.clone(), key).await?;
+    let accepted = store(&call.shared, orders.clone(), key, false).await?;
     let Some(id) = accepted.order_ids.first().copied() else {
         return Err(Problem::unexpected(WrongCount));
     };
@@ -120,7 +121,7 @@ pub async fn batch(call: Call) -> Result<Response, Problem> {
         .sum();
     share.grow_to(2 * (body.len() + lines) + orders.len() * BATCH_ORDER_BYTES)?;
     let key = key.map(|key| key.bind(call.caller, "orders/batch", &body));
-    let accepted = store(&call.shared, orders.clone(), key).await?;
+    let accepted = store(&call.shared, orders.clone(), key, true).await?;
     let orders = match defaults_of(&call.shared, &orders, &accepted).await? {
         None => orders,
         Some(defaults) => read(&defaults)?.into(),
@@ -169,15 +170,31 @@ async fn store(
     shared: &Shared,
     orders: Arc<[NewOrder]>,
     key: Option<IdempotencyKey>,
+    is_batch: bool,
 ) -> Result<Accepted, Problem> {
     let count = orders.len();
     let _guard = key.as_ref().map(|key| shared.in_flight.enter(key)).transpose()?;
-    let accepted = shared.store.accept(orders, key).await?;
+    let accepted = shared.store.accept(orders, key).await;
+    let accepted = accepted.map_err(|error| match error {
+        StoreError::DeadlinePassed { place } => late(is_batch.then_some(place)),
+        other => other.into(),
+    })?;
     if accepted.order_ids.len() == count {
         Ok(accepted)
     } else {
         Err(Problem::unexpected(WrongCount))
     }
+}
+
+/// Names the deadline that has passed; `place` is that of its order in a batch.
+fn late(place: Option<usize>) -> Problem {
+    let mut errors = FieldErrors::default();
+    let root = Pointer::Root;
+    let orders = root.member("orders");
+    let order = place.map(|place| orders.element(place));
+    let at = order.as_ref().unwrap_or(&root).member("deadline");
+    errors.add(&at, "must be in the future");
+    Problem::invalid(ProblemType::InvalidFields, errors)
 }
 
 fn not_for_batches() -> Problem {

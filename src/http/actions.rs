@@ -14,7 +14,7 @@ use super::openapi::{InvalidFields, UnknownOrder};
 use super::orders::answer;
 use super::problem::{Problem, ProblemBody, ProblemType};
 use super::wire::{self, Action, AddMilestone, Amendment, OrderBody, Redrive, RedrivenBody, Retry};
-use crate::order::{Milestone, OrderId, Reason, UserId, parse_integer};
+use crate::order::{Milestone, Order, OrderId, Reason, UserId, parse_integer};
 use crate::store::{Acted, Amended, CLIENT_EVENTS_MAX, NewMilestone, RedriveOptions, RedriveQuery};
 
 /// Amend an order
@@ -48,21 +48,33 @@ pub async fn amend(call: Call) -> Result<Response, Problem> {
     body::require_patch(&head.headers)?;
     let body = body::read(body, NEW_ORDER_BODY_BYTES_MAX).await?;
     let view = shared.store.order_view(id).await?.ok_or_else(unknown_order)?;
-    // The currency of an order never changes.
-    let patch = wire::read_patch(body::text(&body)?, view.order.request.currency)?;
+    if view.order.version != version {
+        return Err(moved(&view.order, version));
+    }
+    let patch = wire::read_patch(body::text(&body)?, &view.order.request)?;
     match shared.store.amend(id, version, patch).await? {
         Amended::Done(order) => answer(&order),
-        Amended::Moved(order) => Err(Problem::new(
-            ProblemType::VersionMoved,
-            format!(
-                "order {id} has version {}, not {version}; nothing changed",
-                order.version
-            ),
+        Amended::Moved(order) => Err(moved(&order, version)),
+        Amended::Overdue(_) => Err(Problem::new(
+            ProblemType::ActionRefused,
+            format!("order {id} is overdue and its deadline cannot change; nothing changed"),
         )),
         Amended::Refused(order) => acted(Acted::Refused(order), "amended"),
         Amended::TooManyEvents(order) => acted(Acted::TooManyEvents(order), "amended"),
         Amended::Unknown => Err(unknown_order()),
     }
+}
+
+fn moved(order: &Order, version: u32) -> Problem {
+    let Order {
+        order_id,
+        version: now,
+        ..
+    } = order;
+    Problem::new(
+        ProblemType::VersionMoved,
+        format!("order {order_id} has version {now}, not {version}; nothing changed"),
+    )
 }
 
 /// Returns the version in `If-Match`: one strong tag.
@@ -148,7 +160,7 @@ pub async fn release(call: Call) -> Result<Response, Problem> {
 
 /// Add a milestone to an order
 ///
-/// In any status. The order shows the latest one; its history has all of them.
+/// The order may have any status. It shows the latest milestone; its history has all of them.
 #[utoipa::path(
     post, operation_id = "addMilestone", path = "/orders/{id}/milestones", tag = "orders",
     params(("id" = i64, Path, description = "The order's id")),

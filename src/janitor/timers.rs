@@ -1,4 +1,4 @@
-//! Moves scheduled orders into their line when their time comes.
+//! Moves scheduled orders into their line when their time comes, and marks orders whose deadline passes.
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -18,13 +18,13 @@ const INTERVAL_MIN: Duration = Duration::from_millis(250);
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after a look that left an order that is due: another session of the database has locked it.
 const LOCKED_INTERVAL: Duration = Duration::from_secs(1);
-/// Time for which orders are left alone that the database refused to move.
+/// Time for which orders are left alone that the database refused to change.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(30);
 /// Refused orders that are left alone, at most.
 const REFUSED_MAX: usize = 1_000;
 
-/// Looks whenever the next known time has come, and after each wake-up: a heartbeat while orders are open, a scheduled order
-/// accepted here, or news of another node. Several nodes may look at once. A sleeping node still wakes at the next time that it
+/// Looks whenever the next known time has come, and after each wake-up: a heartbeat while orders are open, an order with such a
+/// time accepted here, or news of another node. Several nodes may look at once. A sleeping node still wakes at the next time that it
 /// knows.
 pub async fn run(store: Arc<dyn Store>, stopped: CancellationToken) {
     let wakeups = store.wakeups();
@@ -48,7 +48,7 @@ pub async fn run(store: Arc<dyn Store>, stopped: CancellationToken) {
         if let Some(error) = failing.new_failure(&fired)
             && !stopped.is_cancelled()
         {
-            tracing::warn!(%error, "cannot move scheduled orders into their line; retrying. If it goes on, `orderly doctor` says why");
+            tracing::warn!(%error, "cannot look after start times and deadlines; retrying. If it goes on, `orderly doctor` says why");
         }
         if let Ok(fired) = &fired {
             refused.add(fired);
@@ -71,13 +71,15 @@ async fn until(due: Option<Instant>) {
 /// The time until the next look is due, if none is asked for earlier.
 fn wait(fired: &Result<Fired, StoreError>) -> Option<Duration> {
     match fired {
-        Ok(fired) if fired.entered == 0 && fired.next_in == Some(Duration::ZERO) => Some(LOCKED_INTERVAL),
+        Ok(fired) if fired.entered + fired.overdue == 0 && fired.next_in == Some(Duration::ZERO) => {
+            Some(LOCKED_INTERVAL)
+        }
         Ok(fired) => fired.next_in,
         Err(_) => Some(RETRY_INTERVAL),
     }
 }
 
-/// Orders that the database refused to move.
+/// Orders that the database refused to change.
 #[derive(Default)]
 struct Refused {
     ids: BTreeSet<OrderId>,

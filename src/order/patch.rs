@@ -32,6 +32,7 @@ pub struct Patch {
     pub reference: Member<Reference>,
     pub metadata: Member<Box<str>>,
     pub start_after: Member<Timestamp>,
+    pub deadline: Member<Timestamp>,
 }
 
 /// A member that an amendment changed.
@@ -43,16 +44,18 @@ pub enum AmendedField {
     Reference,
     Metadata,
     StartAfter,
+    Deadline,
 }
 
 impl AmendedField {
-    pub const ALL: [AmendedField; 6] = [
+    pub const ALL: [AmendedField; 7] = [
         AmendedField::Items,
         AmendedField::ItemIds,
         AmendedField::TotalAmount,
         AmendedField::Reference,
         AmendedField::Metadata,
         AmendedField::StartAfter,
+        AmendedField::Deadline,
     ];
 
     pub fn name(self) -> &'static str {
@@ -63,6 +66,7 @@ impl AmendedField {
             AmendedField::Reference => "reference",
             AmendedField::Metadata => "metadata",
             AmendedField::StartAfter => "start_after",
+            AmendedField::Deadline => "deadline",
         }
     }
 
@@ -84,6 +88,7 @@ impl Patch {
         self.reference.apply(&mut amended.reference);
         self.metadata.apply(&mut amended.metadata);
         self.start_after.apply(&mut amended.start_after);
+        self.deadline.apply(&mut amended.deadline);
         let items = if amended.items.lines().is_some() {
             AmendedField::Items
         } else {
@@ -101,6 +106,7 @@ impl Patch {
                 AmendedField::StartAfter,
                 amended.start_after != request.start_after,
             ),
+            (AmendedField::Deadline, amended.deadline != request.deadline),
         ];
         let differing = fields.into_iter().filter(|(_, differs)| *differs);
         let differing = differing.map(|(field, _)| field).collect();

@@ -7,7 +7,7 @@ use super::{Amount, OrderBody, Time, Verbatim};
 use crate::order::UserId;
 
 /// Upper bound of an order's JSON without its texts: names, numbers and times.
-const FIXED_BYTES_MAX: usize = 512;
+const FIXED_BYTES_MAX: usize = 576;
 /// `0000-00-00T00:00:00.000000Z`.
 pub(super) const TIME_BYTES: usize = 27;
 const NULL: &[u8] = b"null";
@@ -37,6 +37,8 @@ impl OrderBody<'_> {
             currency,
             items,
             start_after,
+            deadline,
+            overdue,
             held,
             milestone,
         } = self;
@@ -94,6 +96,14 @@ impl OrderBody<'_> {
         if start_after.is_some() {
             to.extend_from_slice(b",\"start_after\":");
             time(start_after.as_ref(), to)?;
+        }
+        if deadline.is_some() {
+            to.extend_from_slice(b",\"deadline\":");
+            time(deadline.as_ref(), to)?;
+        }
+        if let Some(overdue) = overdue {
+            to.extend_from_slice(b",\"overdue\":");
+            serde_json::to_writer(&mut *to, overdue)?;
         }
         if let Some(held) = held {
             to.extend_from_slice(b",\"held\":");
@@ -320,6 +330,7 @@ mod tests {
                     reference: reference.and_then(|text| Reference::parse(&text).ok()),
                     metadata: json.map(Into::into),
                     start_after: later,
+                    deadline: later,
                     hold: later.map(|_| Hold { reason }),
                 },
                 status,
@@ -331,6 +342,7 @@ mod tests {
                 finished_at: later,
                 next_attempt_at: later,
                 held_at: later,
+                overdue: later.is_some(),
                 milestone: later.map(|_| MilestoneName::parse("shipped").unwrap()),
                 last_error,
                 result: json.map(|json| JsonText::parse(json).unwrap()),

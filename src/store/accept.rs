@@ -63,6 +63,12 @@ pub(super) fn waiting_from(orders: &[NewOrder], now: Timestamp) -> u64 {
     orders.iter().filter(|order| !order.is_set_aside(now)).count() as u64
 }
 
+/// Returns the error for a request with a deadline that has passed. Judged after the key, so that a repeated request gets its answer.
+pub(super) fn late(orders: &[NewOrder], now: Timestamp) -> Option<StoreError> {
+    let place = orders.iter().position(|order| order.is_late(now))?;
+    Some(StoreError::DeadlinePassed { place })
+}
+
 /// Counts the orders that wait for their commit, up to [`ORDERS_WAITING_MAX`].
 pub(super) struct WaitingOrders {
     places: Arc<Semaphore>,

@@ -1,6 +1,6 @@
 //! Amending orders: the rule, and the answer. Drivers change the orders.
 
-use crate::order::{Order, OrderStatus};
+use crate::order::{Member, Order, OrderStatus, Patch};
 
 /// The answer to an amendment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,17 +11,23 @@ pub enum Amended {
     Moved(Order),
     /// The order's status does not allow it.
     Refused(Order),
+    /// The deadline has passed and cannot change.
+    Overdue(Order),
     /// Clients have made as many events of the order as they may.
     TooManyEvents(Order),
     /// There is no such order.
     Unknown,
 }
 
-/// Returns the answer to an amendment that the order's version or status does not allow.
-pub(super) fn refusal(order: &Order, version: u32) -> Option<Amended> {
+/// Returns the answer to an amendment that the order's version, status or deadline does not allow.
+pub(super) fn refusal(order: &Order, version: u32, patch: &Patch) -> Option<Amended> {
     if order.version != version {
         return Some(Amended::Moved(order.clone()));
     }
     let may_change = matches!(order.status, OrderStatus::Pending | OrderStatus::Failed);
-    (!may_change).then(|| Amended::Refused(order.clone()))
+    if !may_change {
+        return Some(Amended::Refused(order.clone()));
+    }
+    let changes_deadline = patch.deadline != Member::Keep;
+    (order.overdue && changes_deadline).then(|| Amended::Overdue(order.clone()))
 }

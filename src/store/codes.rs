@@ -13,7 +13,7 @@ const STATUSES: [OrderStatus; 5] = [
     OrderStatus::Cancelled,
 ];
 
-const KINDS: [EventKind; 13] = [
+const KINDS: [EventKind; 14] = [
     EventKind::Accepted,
     EventKind::Started,
     EventKind::Completed,
@@ -27,6 +27,7 @@ const KINDS: [EventKind; 13] = [
     EventKind::Unheld,
     EventKind::Milestone,
     EventKind::Amended,
+    EventKind::Overdue,
 ];
 
 const ORDERINGS: [Ordering; 5] = [

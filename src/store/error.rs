@@ -32,6 +32,8 @@ pub enum StoreError {
     },
     /// Nothing stored: the key belongs to another request.
     KeyReused,
+    /// Nothing stored: the deadline of the order at this place of the request has passed.
+    DeadlinePassed { place: usize },
     /// Unknown outcome: the call may be stored.
     Unexpected {
         attempted: &'static str,
@@ -52,6 +54,7 @@ impl StoreError {
             StoreError::Closed => StoreError::Closed,
             StoreError::DiskFull => StoreError::DiskFull,
             StoreError::KeyReused => StoreError::KeyReused,
+            StoreError::DeadlinePassed { place } => StoreError::DeadlinePassed { place: *place },
             StoreError::Unavailable { attempted, source } => StoreError::Unavailable {
                 attempted,
                 source: text(source),
@@ -81,6 +84,7 @@ impl Display for StoreError {
             StoreError::Closed => "the store is shutting down",
             StoreError::DiskFull => "the disk is full",
             StoreError::KeyReused => "the idempotency key was used with another request",
+            StoreError::DeadlinePassed { .. } => "the deadline of an order has passed",
             StoreError::Unavailable { attempted, source }
             | StoreError::Refused {
                 attempted, source, ..
@@ -124,6 +128,7 @@ impl StoreError {
                 source: source(),
             },
             StoreError::KeyReused,
+            StoreError::DeadlinePassed { place: 0 },
             StoreError::Unexpected {
                 attempted,
                 source: source(),
@@ -136,6 +141,7 @@ impl StoreError {
                 StoreError::Closed => vec!["shutting down"],
                 StoreError::DiskFull => vec!["disk is full"],
                 StoreError::KeyReused => vec!["idempotency key"],
+                StoreError::DeadlinePassed { .. } => vec!["deadline"],
                 StoreError::Unavailable { .. }
                 | StoreError::Refused { .. }
                 | StoreError::Unexpected { .. } => {

@@ -76,6 +76,7 @@ fn outcome<T>(answer: &Result<T, StoreError>) -> StoreCallOutcome {
         Err(
             StoreError::Busy
             | StoreError::QueueFull
+            | StoreError::DeadlinePassed { .. }
             | StoreError::Closed
             | StoreError::KeyReused
             | StoreError::Refused { .. },

@@ -12,20 +12,21 @@ pub(super) struct Step {
     pub sql: &'static str,
 }
 
-/// Lists the steps of the driver with this folder. All drivers have the same numbers and names.
+/// Lists the steps of a driver. All drivers have the same numbers and names.
 macro_rules! steps {
-    ($folder:literal) => {
-        $crate::store::migrations::steps!(
-            $folder, 1 "0001" "initial"
-        )
+    ("sqlite") => {
+        $crate::store::migrations::steps!("sqlite", 1 "initial" ["0001_initial"])
     };
-    ($folder:literal, $($number:literal $digits:literal $name:literal),+) => {
+    ("postgres") => {
+        $crate::store::migrations::steps!("postgres", 1 "initial" ["0001_initial" "0001_views"])
+    };
+    ($folder:literal, $($number:literal $name:literal [$($file:literal)+]),+) => {
         &[$($crate::store::migrations::Step {
             number: $number,
             name: $name,
-            sql: include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"), "/migrations/", $folder, "/", $digits, "_", $name, ".sql"
-            )),
+            sql: concat!($(
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/", $folder, "/", $file, ".sql"))
+            ),+),
         }),+]
     };
 }

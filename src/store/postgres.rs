@@ -70,6 +70,7 @@ mod snapshot;
 mod standby_reader;
 mod standbys;
 mod standing;
+mod timers;
 mod tls;
 mod turns;
 mod verbs;

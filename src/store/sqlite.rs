@@ -52,6 +52,7 @@ mod sole_server;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod turns;
 mod verbs;
 mod vitals;

@@ -342,7 +342,8 @@ impl History {
             | EventKind::Released
             | EventKind::Cancelled
             | EventKind::Milestone
-            | EventKind::Amended => {}
+            | EventKind::Amended
+            | EventKind::Overdue => {}
         }
     }
 
@@ -365,7 +366,8 @@ impl History {
             | EventKind::Held
             | EventKind::Unheld
             | EventKind::Milestone
-            | EventKind::Amended => self.attempts,
+            | EventKind::Amended
+            | EventKind::Overdue => self.attempts,
         }
     }
 }
@@ -385,6 +387,7 @@ fn ends_attempt(kind: EventKind) -> bool {
         | EventKind::Held
         | EventKind::Unheld
         | EventKind::Milestone
-        | EventKind::Amended => false,
+        | EventKind::Amended
+        | EventKind::Overdue => false,
     }
 }

@@ -7,6 +7,7 @@ use crate::event::EventKind;
 use crate::lease::NodeId;
 use crate::time::Timestamp;
 
+mod deadlines;
 mod epochs;
 mod fake_store;
 mod many_writers;

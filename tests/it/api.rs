@@ -2,6 +2,7 @@
 //! `conformance`, sockets and their limits in `http::listener`.
 
 mod actions;
+mod amend;
 mod auth;
 mod batch;
 mod connection_limit;

@@ -40,6 +40,7 @@ mod accept;
 mod amend;
 mod claim;
 mod counters;
+mod deadlines;
 mod empty;
 mod epochs;
 mod explain;

@@ -17,6 +17,8 @@ const FEED_CURSOR: &str = "^A[g-v][A-Za-z0-9_-]{10}[A-Za-f][A-Za-z0-9_-]{9}[AEIM
 const LIST_CURSOR: &str = "^A[Q-X][A-Za-z0-9_-]{10}$";
 /// Text for people: no control and no bidirectional-override characters.
 pub const NO_CONTROLS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f\\u202a-\\u202e\\u2066-\\u2069]*$";
+/// The version of an order as a strong entity tag.
+const VERSION_TAG: &str = "^\"[1-9][0-9]{0,8}\"$";
 /// Bare values, the simpler of the two forms.
 const IDEMPOTENCY_KEY: &str = "^[!#-~]([ -~]{0,253}[!-~])?$";
 
@@ -26,7 +28,9 @@ pub(super) struct ParameterSchemas;
 impl Modify for ParameterSchemas {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         for (path, item) in &mut document.paths.paths {
-            let operations = [&mut item.get, &mut item.post].into_iter().flatten();
+            let operations = [&mut item.get, &mut item.post, &mut item.patch]
+                .into_iter()
+                .flatten();
             for parameter in operations.flat_map(parameters_of) {
                 if let Some(schema) = schema(path, &parameter.name) {
                     parameter.schema = Some(fragment(schema));
@@ -58,6 +62,7 @@ fn schema(path: &str, name: &str) -> Option<Value> {
         (_, "cursor") => json!({ "type": "string", "pattern": LIST_CURSOR }),
         ("/events", "after") => json!({ "type": "string", "pattern": FEED_CURSOR }),
         ("/orders/{id}/events", "after") => json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX }),
+        (_, "If-Match") => json!({ "type": "string", "pattern": VERSION_TAG }),
         (_, "Idempotency-Key") => json!({
             "type": "string", "minLength": 1, "maxLength": 255, "pattern": IDEMPOTENCY_KEY,
         }),

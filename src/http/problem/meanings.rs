@@ -78,6 +78,10 @@ fn known(error: &StoreError) -> Option<Problem> {
             ProblemType::IdempotencyKeyReused,
             "this Idempotency-Key was used with another body; nothing was stored",
         ),
+        StoreError::DeadlinePassed { .. } => Problem::new(
+            ProblemType::InvalidFields,
+            "a deadline has passed; nothing was stored",
+        ),
         // The store logs the reason, once per failed commit. A refusal is not the caller's fault as far as this server
         // knows, so a retry is advised.
         StoreError::Unavailable { .. } | StoreError::Refused { .. } => Problem::new(

@@ -177,7 +177,7 @@ fn milestone_name() -> impl Value<Read = MilestoneName> {
     let parse = |text: &str| MilestoneName::parse(&required_string(text)?).map_err(|error| error.to_string());
     value(parse, || {
         json!({
-            "description": "What has happened, such as `packed` or `shipped`",
+            "description": "An event outside, such as `packed` or `shipped`",
             "type": "string",
             "minLength": 1,
             "maxLength": MILESTONE_CHARS_MAX,

@@ -34,6 +34,7 @@ async fn store_of_three(path: &Path) {
             reference: None,
             metadata: None,
             start_after: None,
+            deadline: None,
             hold: None,
         };
         let key = IdempotencyKey {

@@ -15,17 +15,19 @@ use super::rows;
 use super::shared::Shared;
 use crate::money::Currency;
 use crate::order::{NewOrder, OrderId, Reference};
-use crate::store::accept::{Places, has_room, waiting_from};
+use crate::store::accept::{Places, has_room, late, waiting_from};
 use crate::store::{Accepted, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
 static ACCEPT: LazyLock<String> = LazyLock::new(|| {
-    named("select order_ids, accepted_at from :accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+    named(
+        "select order_ids, accepted_at from :accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    )
 });
 static ACCEPT_KEYED: LazyLock<String> = LazyLock::new(|| {
     named(
         "select stored_call, stored_order_ids, accepted_at
-         from :accept_keyed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+         from :accept_keyed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
     )
 });
 
@@ -57,7 +59,7 @@ impl Call for Accept {
         connection: &mut ClassConnection,
         shared: &Shared,
     ) -> Result<Vec<Result<Accepted, StoreError>>, PgFailure> {
-        let admitted = admitted(calls, connection).await?;
+        let (admitted, mut refused) = admitted(calls, connection).await?;
         let mut stored = if admitted.is_empty() {
             HashMap::new()
         } else {
@@ -69,9 +71,8 @@ impl Call for Accept {
             let keys = admitted.iter().filter(|(_, call)| call.key.is_some()).count();
             shared.keys_stored.fetch_add(keys, Ordering::Relaxed);
             shared.work_committed();
-            let scheduled =
-                |(_, call): &(usize, &Accept)| call.orders.iter().any(|order| order.start_after.is_some());
-            if admitted.iter().any(scheduled) {
+            let has_time = |order: &NewOrder| order.start_after.is_some() || order.deadline.is_some();
+            if admitted.iter().any(|(_, call)| call.orders.iter().any(has_time)) {
                 shared.wakeups.notify_timers();
             }
         }
@@ -81,14 +82,9 @@ impl Call for Accept {
         let mut known = find_known(calls, &missing, connection).await;
         let answers = (0..calls.len()).map(|number| match stored.remove(&number) {
             Some(accepted) => Ok(accepted),
-            None => known.remove(&number).unwrap_or_else(|| {
-                let was_admitted = admitted.iter().any(|(admitted, _)| *admitted == number);
-                Err(if was_admitted {
-                    key_just_expired()
-                } else {
-                    StoreError::QueueFull
-                })
-            }),
+            None => known
+                .remove(&number)
+                .unwrap_or_else(|| Err(refused.remove(&number).unwrap_or_else(key_just_expired))),
         });
         Ok(answers.collect())
     }
@@ -103,32 +99,39 @@ fn key_just_expired() -> StoreError {
     }
 }
 
-/// Returns the oldest calls for which the queue has room, with their indexes.
+/// Returns the calls to store, with their indexes, and why the others are refused unless their keys are known: the queue has room
+/// only for the oldest, and deadlines must not have passed.
 async fn admitted<'c>(
     calls: &[&'c Accept],
     connection: &mut ClassConnection,
-) -> Result<Vec<(usize, &'c Accept)>, PgFailure> {
-    let numbered = || calls.iter().copied().enumerate();
-    let Some(pending_max) = calls.iter().find_map(|call| call.pending_max) else {
-        return Ok(numbered().collect());
-    };
+) -> Result<(Vec<(usize, &'c Accept)>, HashMap<usize, StoreError>), PgFailure> {
+    let pending_max = calls.iter().find_map(|call| call.pending_max);
+    let mut orders = calls.iter().flat_map(|call| call.orders.iter());
+    if pending_max.is_none() && orders.all(|order| order.deadline.is_none()) {
+        return Ok((calls.iter().copied().enumerate().collect(), HashMap::new()));
+    }
     let counted = connection
         .read(
             "select coalesce(sum(pending - held - scheduled), 0)::int8, clock_timestamp() from orderly.counters",
             &[],
         )
         .await?;
-    let counted = counted
-        .first()
-        .ok_or_else(|| PgFailure::undecodable("the counters", "an empty answer"))?;
+    let counted = rows::only(&counted)?;
     let (mut pending, now) = (rows::large_count(counted, 0)?, rows::column(counted, 1)?);
-    let takes = |(_, call): &(usize, &Accept)| {
+    let mut admitted = Vec::new();
+    let mut refused = HashMap::new();
+    for (number, call) in calls.iter().enumerate() {
         let orders = waiting_from(&call.orders, now);
-        let takes = has_room(pending, orders, Some(pending_max));
-        pending += if takes { orders } else { 0 };
-        takes
-    };
-    Ok(numbered().filter(takes).collect())
+        if let Some(late) = late(&call.orders, now) {
+            refused.insert(number, late);
+        } else if has_room(pending, orders, pending_max) {
+            pending += orders;
+            admitted.push((number, *call));
+        } else {
+            refused.insert(number, StoreError::QueueFull);
+        }
+    }
+    Ok((admitted, refused))
 }
 
 /// Stores the calls and returns the answers of those that were stored; a call whose key is known is left out.
@@ -157,6 +160,7 @@ struct Columns<'c> {
     start_after: Option<Vec<Option<Timestamp>>>,
     held: Option<Vec<Option<bool>>>,
     hold_reasons: Option<Vec<Option<&'c str>>>,
+    deadlines: Option<Vec<Option<Timestamp>>>,
 }
 
 impl<'c> Columns<'c> {
@@ -178,10 +182,11 @@ impl<'c> Columns<'c> {
             hold_reasons: unless_empty(
                 orders().map(|order| Some(order.hold.as_ref()?.reason.as_ref()?.as_str())),
             ),
+            deadlines: unless_empty(orders().map(|order| order.deadline)),
         }
     }
 
-    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 11] {
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 12] {
         [
             (&self.user_ids, Type::INT8_ARRAY),
             (&self.amounts, Type::INT8_ARRAY),
@@ -194,6 +199,7 @@ impl<'c> Columns<'c> {
             (&self.start_after, Type::TIMESTAMPTZ_ARRAY),
             (&self.held, Type::BOOL_ARRAY),
             (&self.hold_reasons, Type::TEXT_ARRAY),
+            (&self.deadlines, Type::TIMESTAMPTZ_ARRAY),
         ]
     }
 }

@@ -3,7 +3,7 @@
 create function :accept(
     user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[], user_names text[],
     currencies text[], line_lists text[], start_afters timestamptz[], helds boolean[], hold_reasons text[],
-    counter_slot smallint,
+    deadlines timestamptz[], counter_slot smallint,
     out order_ids bigint[], out accepted_at timestamptz
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set lock_timeout = 3000
@@ -24,5 +24,5 @@ begin
     select array(select order_id from drawn order by place), moment.at into order_ids, accepted_at from moment;
     perform :store_orders(
         order_ids, accepted_at, user_ids, amounts, items, order_references, metadatas, user_names, currencies, line_lists,
-        start_afters, helds, hold_reasons, counter_slot);
+        start_afters, helds, hold_reasons, deadlines, counter_slot);
 end $accept$;

@@ -3,7 +3,7 @@
 create function :accept_keyed(
     order_calls integer[], user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[],
     user_names text[], currencies text[], line_lists text[], start_afters timestamptz[], helds boolean[], hold_reasons text[],
-    key_calls integer[], scopes text[], keys text[], fingerprints bytea[],
+    deadlines timestamptz[], key_calls integer[], scopes text[], keys text[], fingerprints bytea[],
     counter_slot smallint
 ) returns table (stored_call integer, stored_order_ids bigint[], accepted_at timestamptz)
 language plpgsql
@@ -23,10 +23,10 @@ begin
         select nextval('orderly.order_ids') as order_id, new.*
         from moment, unnest(
                 order_calls, user_ids, amounts, items, order_references, metadatas, user_names, currencies, line_lists,
-                start_afters, helds, hold_reasons)
+                start_afters, helds, hold_reasons, deadlines)
             with ordinality
             as new (call, user_id, total_amount, item_ids, reference, metadata, user_name, currency, lines, start_after, held,
-                hold_reason, place)
+                hold_reason, deadline, place)
         where moment.transaction is not null
     ), calls as materialized (
         select call, array_agg(order_id order by place) as order_ids from numbered group by call
@@ -67,7 +67,7 @@ begin
         array_agg(metadata order by place) as metadatas, array_agg(user_name order by place) as user_names,
         array_agg(currency order by place) as currencies, array_agg(lines order by place) as line_lists,
         array_agg(start_after order by place) as start_afters, array_agg(held order by place) as helds,
-        array_agg(hold_reason order by place) as hold_reasons
+        array_agg(hold_reason order by place) as hold_reasons, array_agg(deadline order by place) as deadlines
     into kept_orders
     from numbered where call in (select call from stored_calls);
     if kept_orders.order_ids is null then
@@ -76,7 +76,8 @@ begin
     perform :store_orders(
         kept_orders.order_ids, kept_orders.at, kept_orders.user_ids, kept_orders.amounts, kept_orders.items,
         kept_orders.order_references, kept_orders.metadatas, kept_orders.user_names, kept_orders.currencies,
-        kept_orders.line_lists, kept_orders.start_afters, kept_orders.helds, kept_orders.hold_reasons, counter_slot);
+        kept_orders.line_lists, kept_orders.start_afters, kept_orders.helds, kept_orders.hold_reasons,
+        kept_orders.deadlines, counter_slot);
     return query
     select call, array_agg(order_id order by place), kept_orders.at
     from unnest(kept_orders.calls, kept_orders.order_ids) with ordinality as stored (call, order_id, place)

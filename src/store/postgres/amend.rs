@@ -27,7 +27,7 @@ pub(super) async fn amend(
         let Some(order) = query::order(pool, id).await? else {
             return Ok(Amended::Unknown);
         };
-        if let Some(refused) = refusal(&order, version) {
+        if let Some(refused) = refusal(&order, version, patch) {
             return Ok(refused);
         }
         let (request, fields) = patch.clone().apply(&order.request);
@@ -47,7 +47,7 @@ pub(super) async fn amend(
         let statuses = [OrderStatus::Pending, OrderStatus::Failed].map(codes::stored_status_code);
         let reference = request.reference.as_ref().map(Reference::as_str);
         let slot = Shared::random_counter_slot();
-        let parameters: [(&(dyn ToSql + Sync), Type); 14] = [
+        let parameters: [(&(dyn ToSql + Sync), Type); 15] = [
             (&vec![id.0], Type::INT8_ARRAY),
             (&slot, Type::INT2),
             (&statuses.to_vec(), Type::INT2_ARRAY),
@@ -62,6 +62,7 @@ pub(super) async fn amend(
             (&reference, Type::TEXT),
             (&request.metadata.as_deref(), Type::TEXT),
             (&request.start_after, Type::TIMESTAMPTZ),
+            (&request.deadline, Type::TIMESTAMPTZ),
         ];
         let changed = pool.execute_once(AMEND, &parameters).await;
         let changed = changed.inspect_err(|failure| shared.note_possible_commit(failure));

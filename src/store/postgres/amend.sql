@@ -1,4 +1,4 @@
--- Stores the amended request $9-$14 of the order that lock_orders.sql has locked. It leaves its line for the time of its new
+-- Stores the amended request $9-$15 of the order that lock_orders.sql has locked. It leaves its line for the time of its new
 -- `start_after`, or enters the second line if it waits for none any more. Where the orders of a user wait for each other, the next
 -- claim assigns their turns.
 , changed as (
@@ -10,6 +10,7 @@
         reference = $12,
         metadata = $13,
         start_after = $14,
+        deadline = $15,
         started_in = null,
         ended_in = null,
         changed_at = now_or_later.at,
@@ -20,9 +21,15 @@
         select greatest(moment.at, held.latest) as at, '{"status":' || held.status || ',' || substr($5, 2) as detail) as now_or_later
     where o.order_id = held.order_id
     returning o.*, now_or_later.detail, o.status = 0 and $14 > (select at from moment) as waits_for_time
+), deadline_gone as (
+    delete from orderly.deadlines where $15::timestamptz is null and order_id = any (array(select order_id from changed))
+), deadline_set as (
+    insert into orderly.deadlines (order_id, deadline)
+    select order_id, deadline from changed where status = 0 and deadline is not null and not overdue
+    on conflict (order_id) do update set deadline = excluded.deadline
 ), moves as materialized (
-    select changed.order_id, user_id, created_at, crashes, waits_for_time, aside.order_id is not null as was_aside,
-        aside.held_at is not null as is_held, coalesce(second_line.due_at, blocked.due_at, aside.due_at, created_at) as due_at
+    select changed.order_id, changed.user_id, changed.created_at, changed.crashes, changed.waits_for_time, aside.order_id is not null as was_aside,
+        aside.held_at is not null as is_held, coalesce(second_line.due_at, blocked.due_at, aside.due_at, changed.created_at) as due_at
     from changed left join set_aside as aside using (order_id) left join second_line using (order_id)
         left join blocked using (order_id)
     where changed.status = 0

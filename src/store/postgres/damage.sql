@@ -54,6 +54,16 @@ from (
 where not exists (
     select from orderly.orders as o where o.order_id = listed.order_id and o.status = listed.status)
 union all
+select format('order %s is %s and is not in the list of such orders', o.order_id, case when o.overdue then 'overdue' else 'timed' end)
+from orderly.orders as o
+where o.overdue and not exists (select from orderly.overdue as l where l.order_id = o.order_id and l.user_id = o.user_id)
+    or o.status = 0 and o.deadline is not null and not o.overdue
+        and not exists (select from orderly.deadlines as d where d.order_id = o.order_id and d.deadline = o.deadline)
+union all
+select format('order %s is listed as overdue and is not', order_id)
+from orderly.overdue as l
+where not exists (select from orderly.orders as o where o.order_id = l.order_id and o.overdue)
+union all
 select format('order %s is missing in the list of its status', order_id)
 from orderly.orders as o
 where status = 3 and not exists (select from orderly.failed as f where f.order_id = o.order_id and f.user_id = o.user_id)

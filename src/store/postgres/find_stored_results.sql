@@ -22,7 +22,7 @@ cross join lateral (
 ) as started
 cross join lateral (
     select e.kind, e.node from orderly.order_events as e
-    where e.order_id = result.order_id and e.version > started.version and e.kind not in (11, 12)
+    where e.order_id = result.order_id and e.version > started.version and e.kind not in (11, 12, 13)
     order by e.version limit 1
 ) as ended
 cross join confirmed

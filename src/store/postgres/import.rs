@@ -113,6 +113,8 @@ impl Import {
         let milestones: Vec<Option<&str>> = orders()
             .map(|order| order.milestone.as_ref().map(MilestoneName::as_str))
             .collect();
+        let deadlines: Vec<_> = requests().map(|request| request.deadline).collect();
+        let overdue: Vec<bool> = orders().map(|order| order.overdue).collect();
         let set_aside: Vec<bool> = records.iter().map(|record| record.set_aside).collect();
         self.write(
             include_str!("import_orders.sql"),
@@ -148,6 +150,8 @@ impl Import {
                 (&hold_reasons, Type::TEXT_ARRAY),
                 (&set_aside, Type::BOOL_ARRAY),
                 (&milestones, Type::TEXT_ARRAY),
+                (&deadlines, Type::TIMESTAMPTZ_ARRAY),
+                (&overdue, Type::BOOL_ARRAY),
             ],
         )
         .await
@@ -276,7 +280,7 @@ impl Import {
         self.write("delete from orderly.turns", &[]).await?;
         self.write("delete from orderly.unseen", &[]).await?;
         let analyze = "analyze orderly.orders, orderly.history, orderly.first_line, orderly.second_line, orderly.leases,
-            orderly.failed, orderly.cancelled, orderly.batches, orderly.idempotency_keys";
+            orderly.failed, orderly.cancelled, orderly.overdue, orderly.deadlines, orderly.batches, orderly.idempotency_keys";
         self.write(analyze, &[]).await
     }
 

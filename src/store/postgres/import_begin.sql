@@ -9,7 +9,7 @@ set local idle_in_transaction_session_timeout = 600000;
 set local enable_hashjoin = off;
 set local enable_mergejoin = off;
 lock table orderly.orders, orderly.history, orderly.first_line, orderly.second_line, orderly.blocked, orderly.set_aside, orderly.leases,
-    orderly.failed, orderly.cancelled, orderly.batches, orderly.idempotency_keys, orderly.nodes, orderly.counters,
+    orderly.failed, orderly.cancelled, orderly.overdue, orderly.deadlines, orderly.batches, orderly.idempotency_keys, orderly.nodes, orderly.counters,
     orderly.queue, orderly.epochs in share row exclusive mode;
 -- The copied events by order, for the histories of the orders.
 create temporary table copied_events (

@@ -1,10 +1,10 @@
--- The head of a statement that changes orders for an operator. Locks the orders $1 whose stored status is one of $3, by
--- rising id, and their rows in the lines and lists. Of the open orders, $4 chooses: 0 those that wait for a time, in backoff or
--- scheduled; 1 all; 2 those that wait and are not held; 3 those that are held; 4 those that wait, held or not. `held` has the orders that can be changed: an order
--- is left out that is in no such row, is unknown, or is locked by another session. $2: counter row. $5: the detail of the events,
--- or null; $6: a redrive keeps the idempotency key; $7: the reason of a hold, or the name of a milestone; $8: the version that an
--- order must have, or null. Served by primary keys, looked up from lists, because
--- a join may scan a whole table that the statistics take for empty.
+-- The head of a statement that changes orders. Locks the orders $1 whose stored status is one of $3, by rising id, and their rows
+-- in the lines and lists. Of the open orders, $4 chooses: 0 those that wait for a time, in backoff or scheduled; 1 all; 2 those
+-- that wait and are not held; 3 those that are held; 4 those that wait, held or not; 5 all whose deadline has passed. `held` has
+-- the orders that can be changed: an order is left out that is in no such row, is unknown, or is locked by another session.
+-- $2: counter row. $5: the detail of the events, or null; $6: a redrive keeps the idempotency key; $7: the reason of a hold, or
+-- the name of a milestone; $8: the version that an order must have, or null. Served by primary keys, looked up from lists,
+-- because a join may scan a whole table that the statistics take for empty.
 with moment as materialized (
     select clock_timestamp() as at, (select ordering > 0 from orderly.queue where id = 1) as in_turn
 ), found as materialized (
@@ -12,28 +12,29 @@ with moment as materialized (
         case when cardinality(history) > 60 then history end as full_history, greatest(changed_at, created_at) as latest
     from orderly.orders as o
     where order_id = any ($1::int8[]) and status = any ($3::int2[]) and coalesce(version = $8::int4, true)
+        and ($4 <> 5 or deadline <= (select at from moment) and not overdue)
     order by order_id
     for no key update skip locked
 ), lease as materialized (
     select * from orderly.leases
-    where $4 = 1 and order_id = any (array(select order_id from found where status = 0))
+    where $4 in (1, 5) and order_id = any (array(select order_id from found where status = 0))
     for update skip locked
 ), first_line as materialized (
     select order_id from orderly.first_line
-    where $4 in (1, 2, 4) and order_id = any (array(select order_id from found where status = 0))
+    where $4 in (1, 2, 4, 5) and order_id = any (array(select order_id from found where status = 0))
     for update skip locked
 ), second_line as materialized (
     select order_id, due_at, suspect from orderly.second_line
-    where ($4 in (1, 2, 4) or $4 = 0 and due_at > (select at from moment)) and order_id = any (array(select order_id from found where status = 0))
+    where ($4 in (1, 2, 4, 5) or $4 = 0 and due_at > (select at from moment)) and order_id = any (array(select order_id from found where status = 0))
     for update skip locked
 ), blocked as materialized (
     select order_id, due_at, suspect from orderly.blocked
-    where ($4 in (1, 2, 4) or $4 = 0 and due_at > (select at from moment))
+    where ($4 in (1, 2, 4, 5) or $4 = 0 and due_at > (select at from moment))
         and order_id = any (array(select order_id from found where status = 0))
     for update skip locked
 ), set_aside as materialized (
     select * from orderly.set_aside
-    where case $4 when 1 then true when 4 then true when 3 then held_at is not null else held_at is null end
+    where case when $4 in (1, 4, 5) then true when $4 = 3 then held_at is not null else held_at is null end
         and order_id = any (array(select order_id from found where status = 0))
     for update skip locked
 ), failed as materialized (

@@ -34,6 +34,8 @@ pub(super) enum Open {
     Held = 3,
     /// Pending ones, held or not.
     Waiting = 4,
+    /// Those whose deadline has passed.
+    Late = 5,
 }
 
 /// Changes the orders whose status allows it. Orders that another session has locked have no row in the answer.

@@ -35,7 +35,7 @@ with moment as materialized (
 ), held as materialized (
     -- An order that changed since the page was read is not final any more, or ended just now. If the last event of an order
     -- is numbered, all its earlier ones are.
-    select o.order_id, o.status, last_batch.first_position + array_position(last_batch.order_ids, o.order_id) - 1 as position
+    select o.order_id, o.status, o.overdue, last_batch.first_position + array_position(last_batch.order_ids, o.order_id) - 1 as position
     from chosen cross join moment join orderly.orders as o on o.order_id = chosen.order_id
         cross join lateral (
             select b.first_position, b.order_ids from orderly.batches as b
@@ -62,6 +62,8 @@ with moment as materialized (
     select order_id from orderly.failed where order_id = any (array(select order_id from held)) for update skip locked
 ), cancelled_free as materialized (
     select order_id from orderly.cancelled where order_id = any (array(select order_id from held)) for update skip locked
+), overdue_free as materialized (
+    select order_id from orderly.overdue where order_id = any (array(select order_id from held)) for update skip locked
 ), stuck as materialized (
     select batch from emptied where batch not in (select batch from free)
 ), leaving as materialized (
@@ -70,6 +72,7 @@ with moment as materialized (
     where order_id not in (select order_id from touched where batch in (select batch from stuck))
         and (status <> 3 or order_id in (select order_id from failed_free))
         and (status <> 4 or order_id in (select order_id from cancelled_free))
+        and (not overdue or order_id in (select order_id from overdue_free))
 ), staying as materialized (
     select order_id from held where order_id not in (select order_id from leaving)
 ), gone as (
@@ -83,6 +86,8 @@ with moment as materialized (
     delete from orderly.failed where order_id = any (array(select order_id from gone))
 ), cancelled_gone as (
     delete from orderly.cancelled where order_id = any (array(select order_id from gone))
+), overdue_gone as (
+    delete from orderly.overdue where order_id = any (array(select order_id from gone))
 ), batches_gone as (
     -- Compared as arrays; otherwise the planner compares each order of each batch with each held order.
     delete from orderly.batches where batch = any (array(

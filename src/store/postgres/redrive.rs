@@ -56,6 +56,9 @@ pub(super) async fn redrive(
     loop {
         if let Some(order) = locked_change::change_one(pool, shared, &change, id).await? {
             shared.work_committed();
+            if order.request.deadline.is_some() {
+                shared.wakeups.notify_timers();
+            }
             return Ok(Acted::Done(order));
         }
         let Some(order) = query::order(pool, id).await? else {
@@ -148,6 +151,8 @@ async fn redrive_some(
     let changed = changed.collect::<Result<HashSet<i64>, _>>()?;
     if !changed.is_empty() {
         shared.work_committed();
+        // Some may have deadlines.
+        shared.wakeups.notify_timers();
     }
     Ok(changed)
 }

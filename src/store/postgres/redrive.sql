@@ -32,6 +32,10 @@
     where o.order_id = held.order_id
     returning o.*, moment.at as due_at, null::timestamptz as held_at, null::text as hold_reason, held.status as earlier,
         held.is_scheduled
+), timed as (
+    insert into orderly.deadlines (order_id, deadline)
+    select order_id, deadline from changed where earlier > 0 and deadline is not null and not overdue
+    on conflict do nothing
 ), waiting as (
     insert into orderly.second_line (order_id, due_at, suspect)
     select order_id, due_at, crashes >= 2 from moment, changed where (earlier > 0 or is_scheduled) and not in_turn

@@ -38,11 +38,13 @@ pub(super) fn order(row: &Row) -> Result<Order, PgFailure> {
             reference: column(row, 12)?,
             metadata: column(row, 14)?,
             start_after: column(row, 19)?,
+            deadline: column(row, 23)?,
             held: held_at.is_some(),
             hold_reason: column(row, 21)?,
         })?,
         held_at,
         milestone: milestone(column(row, 22)?)?,
+        overdue: column(row, 24)?,
         last_error: column(row, 13)?,
         result: column::<Option<String>>(row, 15)?.map(JsonText::from_stored),
     })
@@ -59,6 +61,7 @@ pub(super) struct StoredRequest<'r> {
     pub reference: Option<&'r str>,
     pub metadata: Option<String>,
     pub start_after: Option<Timestamp>,
+    pub deadline: Option<Timestamp>,
     pub held: bool,
     pub hold_reason: Option<&'r str>,
 }
@@ -72,6 +75,7 @@ pub(super) fn request(stored: StoredRequest<'_>) -> Result<NewOrder, PgFailure> 
         reference,
         metadata,
         start_after,
+        deadline,
         held,
         hold_reason,
     } = stored;
@@ -94,6 +98,7 @@ pub(super) fn request(stored: StoredRequest<'_>) -> Result<NewOrder, PgFailure> 
             .map_err(|error| PgFailure::undecodable("a reference", error))?,
         metadata: metadata.map(Into::into),
         start_after,
+        deadline,
         hold: held.then_some(Hold { reason }),
     })
 }

@@ -23,6 +23,8 @@ declare
     users bigint[];
     their_crashes integer[];
     dues_micros bigint[];
+    -- The orders with a deadline that are final now.
+    timed bigint[];
 begin
     with moment as materialized (
         select clock_timestamp() as at, (select ordering > 0 from orderly.queue where id = 1) as in_turn
@@ -86,7 +88,7 @@ begin
         from held join drawn using (kind)
         where o.order_id = held.order_id
         returning o.order_id, o.user_id, o.version, o.attempts, o.status, o.crashes, o.changed_at, o.processing_at,
-            held.place, held.kind, held.bringer as node, held.error, held.due_in_micros, drawn.batch
+            held.status > 1 and o.deadline is not null as is_timed, held.place, held.kind, held.bringer as node, held.error, held.due_in_micros, drawn.batch
     ), recorded as (
         insert into orderly.batches (batch, kind, at, order_ids, versions, attempts, nodes, ats, errors)
         select batch, kind, moment.at, array_agg(order_id), array_agg(version), array_agg(attempts), array_agg(node),
@@ -112,8 +114,8 @@ begin
         where c.slot = (select orderly.free_counter(counter_slot) where exists (select from ended)) and change.ended > 0
     )
     select (select at from moment), (select in_turn from moment), array_agg(place), array_agg(order_id), array_agg(status),
-        array_agg(user_id), array_agg(crashes), array_agg(due_in_micros)
-    into ended_at, is_in_turn, places, ids, ended_statuses, users, their_crashes, dues_micros
+        array_agg(user_id), array_agg(crashes), array_agg(due_in_micros), array_agg(order_id) filter (where is_timed)
+    into ended_at, is_in_turn, places, ids, ended_statuses, users, their_crashes, dues_micros, timed
     from ended;
     -- A separate statement for what most orders do not need.
     if is_in_turn or 2 <> any (ended_statuses) then
@@ -131,6 +133,11 @@ begin
             insert into orderly.unseen (user_id) select distinct user_id from ended where is_in_turn
         )
         insert into orderly.failed (order_id, user_id) select order_id, user_id from ended where status = 3;
+    end if;
+    if timed is not null then
+        -- A row that another session has locked stays until its time comes.
+        delete from orderly.deadlines where order_id = any (array(
+            select order_id from orderly.deadlines where order_id = any (timed) for update skip locked));
     end if;
     return query select * from unnest(places, ids, ended_statuses);
     if places is null or cardinality(places) < cardinality(order_ids) then

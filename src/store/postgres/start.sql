@@ -4,8 +4,8 @@
 -- that should have started earlier, and are locked or refused; 0 stands for all earlier orders. fence_floor: fences of the
 -- epoch are above it.
 --
--- started: eleven numbers for each order: id, fence, version, attempt, generation, crashes, user, amount, and the microseconds
--- of acceptance, start and start_after (the lowest number if there is none). texts: codes, reference, metadata, last error, user's name, currency, lines and milestone of each order, as JSON; null when all of them
+-- started: thirteen numbers for each order: id, fence, version, attempt, generation, crashes, user, amount, the microseconds
+-- of acceptance, start, start_after and deadline (the lowest number if there is none), and 1 if it is overdue. texts: codes, reference, metadata, last error, user's name, currency, lines and milestone of each order, as JSON; null when all of them
 -- together have more than 24,000 bytes. The claim lock is held while this is sent. With the numbers and the passed-over
 -- orders of the largest claim it is some 80 kB, which fits into socket buffers, so that a frozen reader does not keep the
 -- lock.
@@ -35,7 +35,7 @@ begin
         select o.order_id, greatest(o.fence, fence_floor) + 1 as fence, o.version + 1 as version, o.attempts + 1 as attempt, taken.place,
             greatest(moment.at, o.changed_at, o.created_at) as at, o.generation, o.crashes, o.created_at, o.user_id,
             o.total_amount, o.item_ids, o.reference, o.metadata, o.last_error, o.user_name, o.currency, o.lines, o.start_after,
-            o.milestone
+            o.deadline, o.overdue, o.milestone
         from moment cross join taken
             cross join lateral (select * from orderly.orders where orders.order_id = taken.order_id offset 0) as o
         order by taken.place
@@ -71,7 +71,8 @@ begin
     select array_agg(array[
             order_id, fence, version, attempt, generation, crashes, user_id, total_amount,
             (date_part('epoch', created_at) * 1000000)::int8, (date_part('epoch', at) * 1000000)::int8,
-            case when start_after is null then (-9223372036854775808)::int8 else (date_part('epoch', start_after) * 1000000)::int8 end]),
+            coalesce((date_part('epoch', start_after) * 1000000)::int8, -9223372036854775808),
+            coalesce((date_part('epoch', deadline) * 1000000)::int8, -9223372036854775808), overdue::int]),
         -- Long texts are neither read nor converted to JSON.
         case when sum(octet_length(item_ids) + coalesce(octet_length(reference), 0) + coalesce(octet_length(metadata), 0)
                 + coalesce(octet_length(last_error), 0) + coalesce(octet_length(user_name), 0) + coalesce(octet_length(lines), 0)) <= 24000

@@ -10,7 +10,7 @@ use super::snapshot::PostgresSnapshot;
 use super::view::View;
 use super::{
     Postgres, amend, cancel, external_lease, give_back, hold, milestone, nodes, notify, pause, probe, prune,
-    query, redrive, settle, standby_reader, standing, vitals,
+    query, redrive, settle, standby_reader, standing, timers, vitals,
 };
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
@@ -127,7 +127,7 @@ impl Store for Postgres {
     }
 
     async fn fire_timers(&self, except: Arc<[OrderId]>) -> Result<Fired, StoreError> {
-        let fired = hold::fire_timers(&self.control, &self.shared, &except).await;
+        let fired = timers::fire(&self.control, &self.shared, &except).await;
         to_store_result(fired, "fire timers")
     }
 

@@ -4,7 +4,7 @@ create function :view_orders(asked_ids bigint[]) returns table (
     order_id bigint, status smallint, version integer, attempts integer, generation integer, created_at timestamptz,
     processing_at timestamptz, finished_at timestamptz, due_at timestamptz, user_id bigint, total_amount bigint, item_ids text,
     reference text, last_error text, metadata text, result text, user_name text, currency text, lines text,
-    start_after timestamptz, held_at timestamptz, hold_reason text, milestone text, fence bigint, crashes integer, epoch_identity bigint,
+    start_after timestamptz, held_at timestamptz, hold_reason text, milestone text, deadline timestamptz, overdue boolean, fence bigint, crashes integer, epoch_identity bigint,
     last_position bigint, place bigint
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
@@ -16,7 +16,7 @@ begin
     select found.order_id, found.status, found.version, found.attempts, found.generation, found.created_at, found.processing_at,
         found.finished_at, found.due_at, found.user_id, found.total_amount, found.item_ids, found.reference, found.last_error,
         found.metadata, found.result, found.user_name, found.currency, found.lines, found.start_after, found.held_at,
-        found.hold_reason, found.milestone, found.fence, found.crashes, newest.identity, queue.last_position, asked.place
+        found.hold_reason, found.milestone, found.deadline, found.overdue, found.fence, found.crashes, newest.identity, queue.last_position, asked.place
     from orderly.queue cross join (
             select e.identity from orderly.epochs as e order by e.epoch desc limit 1) as newest
         cross join unnest(asked_ids) with ordinality as asked (id, place)

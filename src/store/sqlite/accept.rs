@@ -8,7 +8,7 @@ use super::statements::HotStatement;
 use super::{hold, turns};
 use crate::money::{Currency, DECIMALS, Money};
 use crate::order::{Items, NewOrder, OrderId, Reference, UserId};
-use crate::store::accept::{has_room, waiting_from};
+use crate::store::accept::{has_room, late, waiting_from};
 use crate::store::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
@@ -25,6 +25,9 @@ pub(super) fn accept(
         && let Some(first_answer) = stored_answer(group, key)?
     {
         return Ok(first_answer);
+    }
+    if let Some(late) = late(orders, group.now) {
+        return Err(CallError::Refused(late));
     }
     if !has_room(
         group.totals.counters.waiting(),
@@ -58,6 +61,7 @@ pub(super) fn probe(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
         reference: None,
         metadata: None,
         start_after: None,
+        deadline: None,
         hold: None,
     };
     let key = IdempotencyKey {
@@ -91,7 +95,9 @@ fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::
             .hold
             .as_ref()
             .and_then(|hold| Some(hold.reason.as_ref()?.as_str())),
+        order.deadline,
     ))?;
+    group.effects.timers |= order.deadline.is_some();
     hold::count_accepted(group, order);
     group.record_accepted(order_id);
     Ok(order_id)

@@ -22,7 +22,7 @@ pub(super) fn amend(
     let Some(order) = query::order(group.connection, order_id)? else {
         return Ok(Amended::Unknown);
     };
-    if let Some(refused) = refusal(&order, version) {
+    if let Some(refused) = refusal(&order, version, patch) {
         return Ok(refused);
     }
     let (request, fields) = patch.clone().apply(&order.request);
@@ -43,7 +43,7 @@ pub(super) fn amend(
     };
     let scheduled = &mut group.totals.counters.scheduled;
     *scheduled = *scheduled + u64::from(is_scheduled) - u64::from(was_scheduled);
-    group.effects.timers |= is_scheduled;
+    group.effects.timers |= is_scheduled || request.deadline.is_some();
     let amended = group
         .connection
         .prepare_cached(concat!(include_str!("amend.sql"), order_columns!()))?
@@ -58,6 +58,7 @@ pub(super) fn amend(
                 request.start_after,
                 movement,
                 turns::for_returning_order(group),
+                request.deadline,
             ),
             rows::order,
         )?;

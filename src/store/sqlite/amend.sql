@@ -8,6 +8,7 @@ update orders set
     reference = ?5,
     metadata = ?6,
     start_after = ?7,
+    deadline = ?10,
     turn = case ?8 when 0 then turn when 1 then 2 else ?9 end,
     due_at = case when ?8 = 2 then coalesce(due_at, created_at) else due_at end
 where order_id = ?1

@@ -79,6 +79,7 @@ pub(super) struct Effects {
     pub timers: bool,
     pub finals: Vec<OrderId>,
     pub accepted: u64,
+    pub overdue: u64,
     pub leases_lost: u64,
     pub stale_results: u64,
 }

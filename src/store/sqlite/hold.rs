@@ -1,16 +1,12 @@
 //! Orders that are set aside, in neither line: held ones, and those that wait for their `start_after`.
 
-use std::time::Duration;
-
-use super::choose::json_array;
-use super::group::{CallError, Group, StatusChange, require_changed};
+use super::group::{CallError, Group, StatusChange};
 use super::{query, rows, turns};
 use crate::event::{EventDetail, EventKind};
 use crate::order::{NewOrder, Order, OrderId, OrderStatus, Reason};
 use crate::store::Acted;
 use crate::store::columns::order_columns;
-use crate::store::hold::{Fired, TIMERS_FIRED_MAX, holds, releases, unchanged};
-use crate::time::Timestamp;
+use crate::store::hold::{holds, releases, unchanged};
 
 /// Counts a new order.
 pub(super) fn count_accepted(group: &mut Group<'_>, order: &NewOrder) {
@@ -101,54 +97,4 @@ fn record(
     })?;
     turns::pass(group, order.request.user_id.key())?;
     Ok(Acted::Done(order))
-}
-
-/// Moves scheduled orders whose time has come to the second line.
-pub(super) fn fire_timers(group: &mut Group<'_>, except: &[OrderId]) -> Result<Fired, CallError> {
-    let due: Vec<(OrderId, i64)> = group
-        .connection
-        .prepare_cached(
-            "select order_id, user_id from orders indexed by orders_scheduled
-             where status = 0 and turn = 2 and held_at is null and start_after <= ?1
-                 and order_id not in (select value from json_each(?3))
-             order by start_after, order_id limit ?2",
-        )?
-        .query_map((group.now, TIMERS_FIRED_MAX, json_array(except)), |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?
-        .collect::<Result<_, _>>()?;
-    let left_some = due.len() == TIMERS_FIRED_MAX;
-    let mut fired = Fired::default();
-    for (order_id, user_id) in due {
-        match group.in_savepoint(|group| enter_line(group, order_id, user_id))? {
-            Ok(()) => fired.entered += 1,
-            Err(refusal) => fired.refused.push(refusal.of_order(order_id)),
-        }
-    }
-    let next: Option<Timestamp> = group
-        .connection
-        .prepare_cached(
-            "select min(start_after) from orders indexed by orders_scheduled
-             where status = 0 and turn = 2 and held_at is null and start_after > ?1",
-        )?
-        .query_row([group.now], |row| row.get(0))?;
-    fired.next_in = if left_some {
-        Some(Duration::ZERO)
-    } else {
-        next.map(|at| at.since(group.now))
-    };
-    Ok(fired)
-}
-
-fn enter_line(group: &mut Group<'_>, order_id: OrderId, user_id: i64) -> Result<(), rusqlite::Error> {
-    let changed = group
-        .connection
-        .prepare_cached(
-            "update orders set turn = ?2, due_at = coalesce(due_at, created_at) where order_id = ?1",
-        )?
-        .execute((order_id, turns::for_returning_order(group)))?;
-    require_changed(changed, 1)?;
-    group.totals.counters.scheduled -= 1;
-    group.effects.work = true;
-    turns::pass(group, user_id)
 }

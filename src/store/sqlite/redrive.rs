@@ -36,6 +36,7 @@ pub(super) fn redrive(
             rows::order,
         )?;
     group.totals.counters.scheduled -= u64::from(scheduled);
+    group.effects.timers |= redriven.request.deadline.is_some();
     group.record(StatusChange {
         detail: options.detail(),
         ..StatusChange::of_order(EventKind::Redriven, order.status, &redriven)

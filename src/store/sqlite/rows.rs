@@ -32,6 +32,7 @@ pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
         request: request(row)?,
         held_at,
         milestone: row.get(22)?,
+        overdue: row.get(24)?,
         last_error: row.get(13)?,
         result: row.get::<_, Option<String>>(15)?.map(JsonText::from_stored),
     })
@@ -52,6 +53,7 @@ fn request(row: &Row<'_>) -> Result<NewOrder, rusqlite::Error> {
         reference: row.get(12)?,
         metadata: row.get(14)?,
         start_after: row.get(19)?,
+        deadline: row.get(23)?,
         hold: hold(row)?,
     })
 }

@@ -28,8 +28,8 @@ impl HotStatement {
             HotStatement::InsertOrder => {
                 "insert into orders (order_id, status, version, attempts, generation, crashes, fence, created_at,
                                      user_id, total_amount, item_ids, reference, metadata, turn, user_name, currency, lines,
-                                     start_after, held_at, hold_reason)
-                 values (?1, 0, 1, 0, 0, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+                                     start_after, held_at, hold_reason, deadline)
+                 values (?1, 0, 1, 0, 0, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
             }
             HotStatement::InsertEvent => {
                 "insert into events (position, order_id, version, kind, status, at, attempt, node, error, detail)

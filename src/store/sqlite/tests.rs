@@ -19,6 +19,7 @@ pub(super) fn batch() -> Arc<[NewOrder]> {
         reference: None,
         metadata: None,
         start_after: None,
+        deadline: None,
         hold: None,
     };
     vec![order; BATCH_ORDERS_MAX].into()

@@ -12,7 +12,7 @@ use super::reader::ReadKind;
 use super::snapshot::SqliteSnapshot;
 use super::{
     Sqlite, accept, amend, cancel, claim, explain, external_lease, feed, give_back, hold, listing, milestone,
-    nodes, pause, prune, query, redrive, settle, vitals,
+    nodes, pause, prune, query, redrive, settle, timers, vitals,
 };
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
@@ -150,7 +150,7 @@ impl Store for Sqlite {
     }
 
     async fn fire_timers(&self, except: Arc<[OrderId]>) -> Result<Fired, StoreError> {
-        let fire = move |group: &mut Group<'_>| hold::fire_timers(group, &except);
+        let fire = move |group: &mut Group<'_>| timers::fire(group, &except);
         self.writer.call("fire timers", fire).await
     }
 

@@ -340,6 +340,7 @@ impl WriterThread {
         } = &self.parts;
         let metrics = &reporter.metrics;
         metrics.orders_accepted.inc_by(effects.accepted);
+        metrics.orders_overdue.inc_by(effects.overdue);
         metrics.leases_lost.inc_by(effects.leases_lost);
         metrics.stale_results_rejected.inc_by(effects.stale_results);
         if effects.work {

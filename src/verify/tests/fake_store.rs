@@ -20,7 +20,7 @@ use crate::store::{
 use crate::time::Timestamp;
 
 use EventKind::{
-    Accepted, Amended, Cancelled, Completed, Failed, Held, LeaseLost, Milestone, Redriven, Released,
+    Accepted, Amended, Cancelled, Completed, Failed, Held, LeaseLost, Milestone, Overdue, Redriven, Released,
     RetryScheduled, Started, Unheld,
 };
 
@@ -138,7 +138,7 @@ impl FakeStore {
             RetryScheduled | Failed => Some("refused".to_owned()),
             LeaseLost => Some("the node died".to_owned()),
             Accepted | Started | Completed | Released | Cancelled | Redriven | Held | Unheld | Milestone
-            | Amended => None,
+            | Amended | Overdue => None,
         };
         let is_by_client = matches!(
             kind,
@@ -150,6 +150,7 @@ impl FakeStore {
                 order.processing_at = Some(at);
             }
             LeaseLost | Released => order.attempts -= 1,
+            Overdue => order.overdue = true,
             Redriven if was_pending => {}
             Redriven => {
                 order.attempts = 0;
@@ -201,6 +202,7 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
                 reference: None,
                 metadata: None,
                 start_after: None,
+                deadline: None,
                 hold: None,
             },
             status: OrderStatus::Pending,
@@ -213,6 +215,7 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
             next_attempt_at: None,
             held_at: None,
             milestone: None,
+            overdue: false,
             last_error: None,
             result: None,
         },

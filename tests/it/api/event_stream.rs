@@ -8,12 +8,13 @@ use axum::http::HeaderMap;
 use http_body_util::BodyExt;
 use orderly::event::EventKind;
 use orderly::lease::Outcome;
-use orderly::order::OrderId;
+use orderly::order::{Member, OrderId, Patch, Reference};
+use orderly::store::Amended;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::in_process::Api;
-use crate::support::make::{LONGER_THAN_A_LEASE, failed, order_of, retry_after};
+use crate::support::make::{LEASE, LONGER_THAN_A_LEASE, failed, order_of, retry_after};
 
 /// A stream that is silent for longer has lost an event.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -164,8 +165,20 @@ async fn every_kind_of_event_carries_an_id_to_resume_from() {
     harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
     harness.hold(id).await;
-    harness.release(id).await;
+    let released = harness.release(id).await;
+    let patch = Patch {
+        reference: Member::Set(Reference::parse("PO-7").unwrap()),
+        deadline: Member::Set(harness.now().await.plus(LEASE)),
+        ..Patch::default()
+    };
+    let amended = harness.store().amend(id, released.version, patch).await;
+    assert!(matches!(amended, Ok(Amended::Done(_))), "{amended:?}");
+    harness.advance(LEASE).await;
+    assert_eq!(harness.fire_timers().await.overdue, 1);
     harness.cancel(id).await;
+    api.post(&format!("/orders/{id}/milestones"), r#"{"name":"refunded"}"#)
+        .await
+        .ok();
     let mut untold: BTreeSet<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
     while !untold.is_empty() {
         // `event` compares the id with the cursor.

@@ -178,6 +178,7 @@ async fn the_set_of_metric_families_is_stable() {
         .collect();
     assert_snapshot!(families.join("\n"), @r#"
     counter orderly_orders_accepted
+    counter orderly_orders_overdue
     counter orderly_orders_started
     counter orderly_attempts
     counter orderly_stale_results_rejected

@@ -296,7 +296,8 @@ fn fenced(record: &OrderRecord) -> Vec<String> {
             | EventKind::Held
             | EventKind::Unheld
             | EventKind::Milestone
-            | EventKind::Amended => {}
+            | EventKind::Amended
+            | EventKind::Overdue => {}
         }
     }
     breaches

@@ -43,6 +43,7 @@ async fn an_accepted_order_is_pending_with_the_requested_fields(harness: &mut Ha
         next_attempt_at: None,
         held_at: None,
         milestone: None,
+        overdue: false,
         last_error: None,
         result: None,
     };

@@ -67,6 +67,7 @@ async fn every_member_is_changed_and_named(harness: &mut Harness) {
         reference: Member::Set(Reference::parse("PO-8").unwrap()),
         metadata: Member::Set("{ \"a\": 1.10 }".into()),
         start_after: Member::Keep,
+        deadline: Member::Keep,
     };
     let order = amend(harness, id, patch.clone()).await;
     let (request, fields) = patch.apply(&before.request);

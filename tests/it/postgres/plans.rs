@@ -90,7 +90,7 @@ async fn a_start_of_given_orders_reads_their_lines_by_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_costs_the_same_with_twenty_thousand_finished_orders() {
+async fn a_claim_costs_the_same_with_ten_thousand_finished_orders() {
     for statistics in ALL_STATISTICS {
         let Some(young) = dataset(statistics, 0).await else {
             return;

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -304,9 +305,12 @@ async fn a_repeated_request_is_confirmed_only_once_the_standby_has_it() {
     let admin = fixture.database.admin().await;
     let completed = "select count(*) from orderly.orders where status in (2, 4)";
     assert_eq!(number(&admin, completed).await, 2, "the primary shows it");
-    let again = send();
+    let mut again = send();
     fixture.pair.until_waiting(requests.len()).await;
-    assert!(again.iter().all(|request| !request.is_finished()));
+    for (request, (path, ..)) in again.iter_mut().zip(&requests) {
+        let answer = request.now_or_never();
+        assert!(answer.is_none(), "{path}: {answer:?}");
+    }
     fixture.pair.standby.start_again().await;
     for request in again {
         let (status, answer) = request.await.unwrap();

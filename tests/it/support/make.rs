@@ -27,6 +27,7 @@ pub fn new_order() -> NewOrder {
         reference: None,
         metadata: None,
         start_after: None,
+        deadline: None,
         hold: None,
     }
 }

@@ -25,7 +25,8 @@ fn file_of(verb: Verb) -> Option<&'static str> {
         Verb::hold_external | Verb::settle_external | Verb::claimed => Some("external_lease"),
         Verb::give_back_expired => Some("give_back"),
         Verb::cancel => Some("cancel"),
-        Verb::hold | Verb::release | Verb::fire_timers => Some("hold"),
+        Verb::hold | Verb::release => Some("hold"),
+        Verb::fire_timers => Some("timers"),
         Verb::amend => Some("amend"),
         Verb::add_milestone => Some("milestone"),
         Verb::redrive | Verb::redrive_matching => Some("redrive"),
@@ -151,7 +152,7 @@ fn the_schemas_list_the_codes_of_statuses_and_kinds() {
     let statuses: Vec<(usize, String)> = codes("STATUSES").into_iter().enumerate().collect();
     let kinds = codes("KINDS").into_iter().map(|name| snake(&name)).enumerate();
     let kinds: Vec<(usize, String)> = kinds.collect();
-    assert_eq!((statuses.len(), kinds.len()), (5, 13), "wrong number of codes");
+    assert_eq!((statuses.len(), kinds.len()), (5, 14), "wrong number of codes");
     let schema = |driver: &str| {
         let path = format!("migrations/{driver}/0001_initial.sql");
         std::fs::read_to_string(path).expect("a driver has a schema")

@@ -103,14 +103,17 @@ fn migrations_are_numbered_without_gaps() {
     for driver in ["sqlite", "postgres"] {
         let files = files_under(&format!("migrations/{driver}"), "sql");
         assert!(!files.is_empty(), "{driver} has a schema");
-        for (number, file) in (1..).zip(&files) {
-            let name = file.path.rsplit('/').next().expect("a path has a last part");
-            assert!(name.starts_with(&format!("{number:04}_")), "{}", file.path);
-        }
+        let mut numbers: Vec<String> = files.iter().map(|file| stem(file)[..4].to_owned()).collect();
+        numbers.dedup();
+        let expected: Vec<String> = (1..=numbers.len()).map(|number| format!("{number:04}")).collect();
+        assert_eq!(numbers, expected, "{driver}");
     }
+    // The first file of a step has its name; a long step has more.
     let names = |driver: &str| -> Vec<String> {
         let files = files_under(&format!("migrations/{driver}"), "sql");
-        files.iter().map(stem).collect()
+        let mut names: Vec<String> = files.iter().map(stem).collect();
+        names.dedup_by(|next, first| next[..4] == first[..4]);
+        names
     };
     assert_eq!(
         names("sqlite"),

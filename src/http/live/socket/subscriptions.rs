@@ -263,6 +263,7 @@ fn reason(error: &SubscribeError) -> &'static str {
         | StoreError::Refused { .. }
         | StoreError::DiskFull
         | StoreError::QueueFull
+        | StoreError::DeadlinePassed { .. }
         | StoreError::KeyReused => {
             tracing::error!(%error, "cannot begin a subscription");
             "the feed cannot be read; internal error"

@@ -16,7 +16,7 @@ use crate::http::wire::time::{TIME_EXPECTED, parse_time};
 use crate::money::{Currency, DECIMALS_MAX, Money};
 use crate::order::{
     Hold, METADATA_BYTES_MAX, NewOrder, OrderDefaults, REASON_CHARS_MAX, REFERENCE_CHARS_MAX, Reference,
-    START_AFTER_DAYS_MAX, START_AFTER_MAX, USER_ID_CHARS_MAX, UserId, parse_integer,
+    SCHEDULE_DAYS_MAX, SCHEDULE_MAX, USER_ID_CHARS_MAX, UserId, parse_integer,
 };
 use crate::portable_json;
 use crate::store::clock::system_clock;
@@ -24,7 +24,8 @@ use crate::time::Timestamp;
 
 pub(super) const AMOUNT_MAX: f64 = 999_999_999_999.99;
 const AMOUNT_PATTERN: &str = r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?$";
-const NAMES: [&str; 9] = [
+pub(super) const NOT_AFTER_START: &str = "must be after start_after";
+const NAMES: [&str; 10] = [
     "user_id",
     "item_ids",
     "items",
@@ -33,6 +34,7 @@ const NAMES: [&str; 9] = [
     "reference",
     "metadata",
     "start_after",
+    "deadline",
     "hold",
 ];
 
@@ -56,6 +58,7 @@ pub(super) fn read_at(
         reference,
         metadata,
         start_after,
+        deadline,
         hold,
     ] = given;
     let items = items.filter(|text| Kind::of(text) != Kind::Null);
@@ -88,6 +91,16 @@ pub(super) fn read_at(
     let reference = Optional(self::reference()).read(reference, &at.member("reference"), errors);
     let metadata = Optional(self::metadata()).read(metadata, &at.member("metadata"), errors);
     let start_after = Optional(start_time()).read(start_after, &at.member("start_after"), errors);
+    let deadline_at = at.member("deadline");
+    let deadline = Optional(self::deadline()).read(deadline, &deadline_at, errors);
+    let deadline = deadline.and_then(|deadline| {
+        let is_after = deadline > start_after.as_ref().ok().copied().flatten();
+        if deadline.is_none() || is_after {
+            return Ok(deadline);
+        }
+        errors.add(&deadline_at, NOT_AFTER_START);
+        Err(Invalid)
+    });
     let hold = Optional(Held).read(hold, &at.member("hold"), errors);
     let whole = || {
         Ok::<NewOrder, Invalid>(NewOrder {
@@ -98,6 +111,7 @@ pub(super) fn read_at(
             reference: reference?,
             metadata: metadata?,
             start_after: start_after?,
+            deadline: deadline?,
             hold: hold?,
         })
     };
@@ -107,7 +121,7 @@ pub(super) fn read_at(
 pub(super) fn schema() -> RefOr<Schema> {
     let optional =
         |schema: Json| Optional(value(|_: &str| Err::<(), _>(""), move || schema.clone())).schema();
-    let fields: [(&str, FieldSchema); 9] = [
+    let fields: [(&str, FieldSchema); 10] = [
         ("user_id", Required(user()).schema()),
         ("item_ids", optional(ItemIds.schema())),
         ("items", optional(Lines { decimals: 2 }.schema())),
@@ -123,6 +137,7 @@ pub(super) fn schema() -> RefOr<Schema> {
         ("reference", Optional(reference()).schema()),
         ("metadata", Optional(metadata()).schema()),
         ("start_after", Optional(start_time()).schema()),
+        ("deadline", Optional(deadline()).schema()),
         ("hold", optional(Held.schema())),
     ];
     let example = json!({ "user_id": 104, "item_ids": [101, 102, 103], "total_amount": 250.75 });
@@ -242,22 +257,30 @@ pub(super) fn metadata() -> impl Value<Read = Box<str>> {
 
 /// The time before which the order does not start.
 pub(super) fn start_time() -> impl Value<Read = Timestamp> {
+    time_ahead("The order does not start before this time, at most 366 days ahead; a past time means now")
+}
+
+/// The time by which the order should be final. Whether it has passed is judged when the order is stored.
+pub(super) fn deadline() -> impl Value<Read = Timestamp> {
+    time_ahead(
+        "The time by which the order should be final: in the future, after `start_after`, at most 366 days ahead",
+    )
+}
+
+fn time_ahead(description: &'static str) -> impl Value<Read = Timestamp> {
     let parse = |text: &str| {
         let time = string(text)
             .and_then(|text| parse_time(&text))
             .ok_or_else(|| TIME_EXPECTED.to_owned())?;
-        let latest = system_clock()().plus(START_AFTER_MAX);
+        let latest = system_clock()().plus(SCHEDULE_MAX);
         (time <= latest)
             .then_some(time)
-            .ok_or_else(|| format!("must be at most {START_AFTER_DAYS_MAX} days ahead"))
+            .ok_or_else(|| format!("must be at most {SCHEDULE_DAYS_MAX} days ahead"))
     };
-    value(parse, || {
-        json!({
-            "description": "The order does not start before this time, at most 366 days ahead; a past time means now",
-            "type": "string",
-            "format": "date-time",
-        })
-    })
+    value(
+        parse,
+        move || json!({ "description": description, "type": "string", "format": "date-time" }),
+    )
 }
 
 /// `true`, or an object with a reason.

@@ -4,7 +4,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::items::{ItemIds, Lines};
-use super::order::{Amount, metadata, reference, start_time};
+use super::order::{Amount, NOT_AFTER_START, deadline, metadata, reference, start_time};
 use crate::http::fields::{FieldErrors, Pointer};
 use crate::http::json::Kind;
 use crate::http::problem::Problem;
@@ -12,16 +12,18 @@ use crate::http::wire::description::{
     FieldSchema, Invalid, Optional, Value, complete, given, malformed_json, object,
 };
 use crate::money::Currency;
-use crate::order::{Member, Patch};
+use crate::order::{Member, NewOrder, Patch};
+use crate::store::clock::system_clock;
 
 const NOT_NULL: &str = "cannot be removed";
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "items",
     "item_ids",
     "total_amount",
     "reference",
     "metadata",
     "start_after",
+    "deadline",
 ];
 
 /// Body of `PATCH /orders/{id}`.
@@ -39,36 +41,44 @@ impl PartialSchema for Amendment {
             decimals: 2,
             currency: None,
         };
-        let fields: [(&str, FieldSchema); 6] = [
+        let fields: [(&str, FieldSchema); 7] = [
             ("items", FieldSchema::not_null(Lines { decimals: 2 }.schema())),
             ("item_ids", FieldSchema::not_null(ItemIds.schema())),
             ("total_amount", FieldSchema::not_null(amount.schema())),
             ("reference", Optional(reference()).schema()),
             ("metadata", Optional(metadata()).schema()),
             ("start_after", Optional(start_time()).schema()),
+            ("deadline", Optional(deadline()).schema()),
         ];
         object(fields, Some(serde_json::json!({ "total_amount": 199.90 })))
     }
 }
 
-/// Reads the body of `PATCH /orders/{id}` for an order with this currency.
-pub fn read_patch(body: &str, currency: Option<Currency>) -> Result<Patch, Problem> {
+/// Reads the body of `PATCH /orders/{id}` for an order with this request.
+pub fn read_patch(body: &str, request: &NewOrder) -> Result<Patch, Problem> {
     let mut errors = FieldErrors::default();
-    let read = read_at(body, currency, &mut errors);
+    let read = read_at(body, request, &mut errors);
     complete(read.map_err(|reason| malformed_json(&reason))?, errors)
 }
 
-fn read_at(
-    body: &str,
-    currency: Option<Currency>,
-    errors: &mut FieldErrors,
-) -> Result<Option<Patch>, String> {
+fn read_at(body: &str, request: &NewOrder, errors: &mut FieldErrors) -> Result<Option<Patch>, String> {
     let root = Pointer::Root;
-    let Some([items, item_ids, total_amount, reference, metadata, start_after]) =
-        given(body, NAMES, &root, errors)?
+    let Some(
+        [
+            items,
+            item_ids,
+            total_amount,
+            reference,
+            metadata,
+            start_after,
+            deadline,
+        ],
+    ) = given(body, NAMES, &root, errors)?
     else {
         return Ok(None);
     };
+    // The currency of an order never changes.
+    let currency = request.currency;
     let decimals = Currency::decimals_of(currency);
     let items = if items.is_some() && item_ids.is_some() {
         errors.add(&root.member("items"), "excludes item_ids");
@@ -97,6 +107,12 @@ fn read_at(
         errors,
     );
     let start_after = change(start_after, &start_time(), &root.member("start_after"), errors);
+    let deadline = change(
+        deadline,
+        &super::order::deadline(),
+        &root.member("deadline"),
+        errors,
+    );
     let whole = || {
         Ok::<Patch, Invalid>(Patch {
             items: items?,
@@ -104,9 +120,40 @@ fn read_at(
             reference: reference?,
             metadata: metadata?,
             start_after: start_after?,
+            deadline: deadline?,
         })
     };
-    Ok(whole().ok())
+    let patch = whole().ok();
+    if let Some(patch) = &patch {
+        check_times(patch, request, &root, errors);
+    }
+    Ok(patch)
+}
+
+/// Checks the times that the order has after the amendment.
+fn check_times(patch: &Patch, request: &NewOrder, root: &Pointer<'_>, errors: &mut FieldErrors) {
+    let (amended, _) = patch.clone().apply(request);
+    let name = if patch.deadline == Member::Keep {
+        "start_after"
+    } else {
+        "deadline"
+    };
+    if patch.deadline != Member::Keep && amended.is_late(system_clock()()) {
+        errors.add(&root.member(name), "must be in the future");
+    }
+    let changes = patch.deadline != Member::Keep || patch.start_after != Member::Keep;
+    if changes
+        && amended
+            .deadline
+            .is_some_and(|deadline| amended.start_after.is_some_and(|start| deadline <= start))
+    {
+        let detail = if name == "deadline" {
+            NOT_AFTER_START
+        } else {
+            "must be before deadline"
+        };
+        errors.add(&root.member(name), detail);
+    }
 }
 
 /// Reads a member that an order must have.

@@ -30,10 +30,14 @@ pub(super) struct Granted {
     created_micros: i64,
     started_micros: i64,
     start_after_micros: i64,
+    deadline_micros: i64,
+    overdue: i64,
 }
 
-/// Stands for no `start_after`.
-const NO_TIME: i64 = i64::MIN;
+/// Returns a time; the lowest number stands for none.
+fn time(micros: i64) -> Option<Timestamp> {
+    (micros != i64::MIN).then(|| Timestamp::from_micros(micros))
+}
 
 /// The texts of an order: codes, reference, metadata, last error, user's name, currency, lines, milestone.
 type Texts = [Option<String>; 8];
@@ -66,14 +70,15 @@ impl Granted {
             next_attempt_at: None,
             held_at: None,
             milestone: rows::milestone(milestone.as_deref())?,
+            overdue: self.overdue != 0,
             request: rows::request(StoredRequest {
                 user: (self.user_id, user_name.as_deref()),
                 amount: (self.minor_units, currency.as_deref()),
                 items: (codes.as_deref().unwrap_or_default(), lines.as_deref()),
                 reference: reference.as_deref(),
                 metadata,
-                start_after: (self.start_after_micros != NO_TIME)
-                    .then(|| Timestamp::from_micros(self.start_after_micros)),
+                start_after: time(self.start_after_micros),
+                deadline: time(self.deadline_micros),
                 held: false,
                 hold_reason: None,
             })?,

@@ -8,7 +8,7 @@ use super::plan::Session;
 use crate::support::make::{NODE_A, claim_by};
 
 /// Finished orders. They fill hundreds of pages of each table, so that reading past them shows.
-pub const FINISHED: i64 = 20_000;
+pub const FINISHED: i64 = 10_000;
 /// Orders of each other kind.
 pub const OF_EACH_KIND: i64 = 15;
 /// Orders in backoff, for each of the two kinds that are not due.

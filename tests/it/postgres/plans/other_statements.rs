@@ -17,7 +17,7 @@ use crate::support::make::{NODE_A, give_back_by, heartbeat, key, new_order};
 const PAGES_PER_END: u64 = 60;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_statements_cost_the_same_with_twenty_thousand_finished_orders() {
+async fn other_statements_cost_the_same_with_ten_thousand_finished_orders() {
     let mut faults = Vec::new();
     for statistics in ALL_STATISTICS {
         let Some(dataset) = dataset(statistics, FINISHED).await else {

@@ -1,4 +1,4 @@
-//! Held and scheduled orders.
+//! Held and scheduled orders, and orders with deadlines.
 
 use std::time::Duration;
 
@@ -38,6 +38,16 @@ impl Harness {
             ..self.scheduled(Duration::from_mins(1)).await
         };
         self.accept(vec![order]).await[0]
+    }
+
+    /// Accepts an order with a deadline after `span`.
+    pub async fn accept_due(&self, span: Duration) -> OrderId {
+        let deadline = Some(self.now().await.plus(span));
+        self.accept(vec![NewOrder {
+            deadline,
+            ..new_order()
+        }])
+        .await[0]
     }
 
     pub async fn accept_held(&self) -> OrderId {
