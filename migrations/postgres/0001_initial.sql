@@ -40,7 +40,7 @@ create table orderly.orders (
     item_ids text not null, lines text,
     reference text collate "C", metadata text,
     -- milestone: the name of the latest.
-    start_after timestamptz, milestone text,
+    start_after timestamptz, milestone text collate "C",
     -- overdue: the deadline passed while the order was not final.
     deadline timestamptz, overdue boolean not null default false,
     -- The columns below are as of the last attempt or action that ended.
@@ -77,6 +77,8 @@ create table orderly.orders (
 
 create index orders_user on orderly.orders (user_id, order_id);
 create index orders_reference on orderly.orders (reference, order_id) where reference is not null;
+-- No end of an attempt changes a milestone.
+create index orders_milestone on orderly.orders (milestone, order_id) where milestone is not null;
 
 -- Events that no longer fit into an order's row; `version` is that of the first.
 create table orderly.history (

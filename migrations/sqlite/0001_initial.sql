@@ -88,6 +88,7 @@ create index orders_unsuccessful on orders (status, order_id) where status > 2;
 create index orders_user_unsuccessful on orders (user_id, status, order_id) where status > 2;
 create index orders_reference on orders (reference, order_id) where reference is not null;
 create index orders_overdue on orders (order_id) where overdue = 1;
+create index orders_milestone on orders (milestone, order_id) where milestone is not null;
 
 -- Users whose turn could not be passed on, because the database refused to change a waiting order. Claims try again.
 create table turns_owed (user_id integer primary key) strict;

@@ -65,9 +65,12 @@ pub(super) async fn awaited(
 #[utoipa::path(
     get, operation_id = "listOrders", path = "/orders", tag = "orders",
     params(
-        ("status" = Option<super::openapi::StatusName>, Query),
+        ("status" = Option<Vec<super::openapi::StatusName>>, Query, description = "May be repeated: any of these"),
         ("user_id" = Option<String>, Query),
         ("reference" = Option<String>, Query),
+        ("held" = Option<bool>, Query, description = "`true`: only held orders"),
+        ("overdue" = Option<bool>, Query, description = "`true`: only overdue orders"),
+        ("milestone" = Option<String>, Query, description = "Name of the latest milestone"),
         ("created_after" = Option<String>, Query, description = "RFC 3339; strictly after"),
         ("created_before" = Option<String>, Query, description = "RFC 3339; strictly before"),
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Orders per page, 50 by default"),

@@ -9,7 +9,7 @@ use super::fields::{FieldErrors, Pointer, REPEATED};
 use super::problem::{Problem, ProblemType};
 use super::wire::{PLUS_DECODED, STATUS_EXPECTED, TIME_EXPECTED, lost_a_plus, parse_time};
 use crate::live::Filter;
-use crate::order::{OrderId, OrderStatus, Reference, UserId, parse_integer};
+use crate::order::{MilestoneName, OrderId, OrderStatus, Reference, UserId, parse_integer};
 use crate::store::{FEED_EVENTS_MAX, FeedCursor, LogPosition, OrderQuery, PAGE_ORDERS_MAX};
 use crate::time::Timestamp;
 
@@ -26,20 +26,28 @@ pub fn order_query(query: Option<&str>) -> Result<(OrderQuery, Option<UserId>), 
         "status",
         "user_id",
         "reference",
+        "held",
+        "overdue",
+        "milestone",
         "created_after",
         "created_before",
         "limit",
         "cursor",
     ];
-    let mut parameters = Parameters::read(query, names);
-    let status = parameters.parse("status", parse_status);
+    let mut parameters = Parameters::read_with(query, names, &["status"]);
+    let mut statuses = parameters.parse_all("status", parse_status);
+    statuses.sort_by_key(|status| *status as u8);
+    statuses.dedup();
     let user = parameters.parse("user_id", UserId::parse_either);
     let mut order_query = OrderQuery {
-        status,
+        statuses,
         user_id: user.as_ref().map(UserId::key),
         reference: parameters.parse("reference", |value| {
             Reference::parse(value).map(|reference| reference.as_str().to_owned())
         }),
+        held: parameters.parse("held", only_true).is_some(),
+        overdue: parameters.parse("overdue", only_true).is_some(),
+        milestone: parameters.parse("milestone", MilestoneName::parse),
         created_after: parameters.parse("created_after", time),
         created_before: parameters.parse("created_before", time),
         ..OrderQuery::default()
@@ -119,6 +127,10 @@ fn time(value: &str) -> Result<Timestamp, &'static str> {
     parse_time(value).ok_or_else(expected)
 }
 
+fn only_true(value: &str) -> Result<(), &'static str> {
+    (value == "true").then_some(()).ok_or("must be true, or left out")
+}
+
 fn parse_status(value: &str) -> Result<OrderStatus, &'static str> {
     OrderStatus::parse(value).ok_or(STATUS_EXPECTED)
 }
@@ -156,13 +168,18 @@ fn page_size(value: &str, size_max: usize) -> Result<usize, String> {
 
 /// Values of one request's known parameters.
 struct Parameters<'a, const N: usize> {
-    values: [(&'static str, Option<Cow<'a, str>>); N],
+    values: [(&'static str, Vec<Cow<'a, str>>); N],
     errors: FieldErrors,
 }
 
 impl<'a, const N: usize> Parameters<'a, N> {
     fn read(query: Option<&'a str>, names: [&'static str; N]) -> Parameters<'a, N> {
-        let mut values = names.map(|name| (name, None));
+        Parameters::read_with(query, names, &[])
+    }
+
+    /// Some names may be given more than once.
+    fn read_with(query: Option<&'a str>, names: [&'static str; N], repeatable: &[&str]) -> Parameters<'a, N> {
+        let mut values = names.map(|name| (name, Vec::new()));
         let mut errors = FieldErrors::default();
         let pairs = query
             .unwrap_or_default()
@@ -180,9 +197,11 @@ impl<'a, const N: usize> Parameters<'a, N> {
             let at = Pointer::Root.member(&name);
             match values.iter_mut().find(|(known, _)| *known == name) {
                 None => errors.add(&at, "is not a parameter of this request"),
-                Some((_, Some(_))) => errors.add(&at, REPEATED),
-                Some((_, empty)) => match decoded(value) {
-                    Ok(value) => *empty = Some(value),
+                Some((known, given)) if !given.is_empty() && !repeatable.contains(known) => {
+                    errors.add(&at, REPEATED)
+                }
+                Some((_, given)) => match decoded(value) {
+                    Ok(value) => given.push(value),
                     Err(_) => errors.add(&at, NOT_UTF8),
                 },
             }
@@ -195,10 +214,27 @@ impl<'a, const N: usize> Parameters<'a, N> {
         name: &'static str,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let (_, value) = self.values.iter().find(|(known, _)| *known == name)?;
-        parse(value.as_deref()?)
+        let (_, values) = self.values.iter().find(|(known, _)| *known == name)?;
+        parse(values.first()?)
             .map_err(|reason| self.errors.add(&Pointer::Root.member(name), reason))
             .ok()
+    }
+
+    /// Parses each value of a name.
+    fn parse_all<T, E: std::fmt::Display>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        let named = self.values.iter().find(|(known, _)| *known == name);
+        let mut parsed = Vec::new();
+        for value in named.iter().flat_map(|(_, values)| values) {
+            match parse(value) {
+                Ok(value) => parsed.push(value),
+                Err(reason) => self.errors.add(&Pointer::Root.member(name), reason),
+            }
+        }
+        parsed
     }
 
     fn finish<T>(self, parsed: T) -> Result<T, Problem> {
@@ -262,12 +298,14 @@ mod tests {
     fn every_filter_is_read() {
         let page = cursor(OrderId(45), None);
         let query = order_query(Some(&format!(
-            "status=Failed&user_id=7&reference=PO%2F7+x&created_after=1970-01-01T00:00:01Z\
+            "status=Failed&status=Pending&status=Failed&held=true&overdue=true&milestone=packed&user_id=7&reference=PO%2F7+x&created_after=1970-01-01T00:00:01Z\
              &created_before=1970-01-01T02:00:02%2B02:00&limit=500&cursor={page}"
         )))
         .unwrap()
         .0;
-        assert_eq!(query.status, Some(OrderStatus::Failed));
+        assert_eq!(query.statuses, [OrderStatus::Pending, OrderStatus::Failed]);
+        assert!(query.held && query.overdue);
+        assert_eq!(query.milestone.unwrap().as_str(), "packed");
         assert_eq!(query.user_id, Some(7));
         assert_eq!(query.reference.as_deref(), Some("PO/7 x"));
         assert_eq!(query.created_after.unwrap().micros(), 1_000_000);
@@ -285,7 +323,7 @@ mod tests {
 
     #[test]
     fn all_bad_parameters_are_named() {
-        let query = "status=pending&user_id=%00&user_id=1&created_after=now&limit=501&cursor=x&colour=red";
+        let query = "status=pending&status=Failed&user_id=%00&user_id=1&held=false&overdue=1&milestone=A&created_after=now&limit=501&cursor=x&colour=red";
         assert_eq!(
             pointers(order_query(Some(query))),
             [
@@ -293,6 +331,9 @@ mod tests {
                 "#/colour",
                 "#/status",
                 "#/user_id",
+                "#/held",
+                "#/overdue",
+                "#/milestone",
                 "#/created_after",
                 "#/cursor",
                 "#/limit"

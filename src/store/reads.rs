@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Counters, Epochs, FeedCursor, FeedEvent, Node};
 use crate::lease::NodeId;
-use crate::order::{Order, OrderId, OrderStatus, Reason};
+use crate::order::{MilestoneName, Order, OrderId, OrderStatus, Reason};
 use crate::time::Timestamp;
 
 /// Orders per page of a listing, at most.
@@ -18,10 +18,17 @@ pub const HISTORY_EVENTS_MAX: usize = 1_000;
 
 #[derive(Clone, Debug, Default)]
 pub struct OrderQuery {
-    pub status: Option<OrderStatus>,
+    /// Any of these; all if there is none.
+    pub statuses: Vec<OrderStatus>,
     /// [`UserId::key`](crate::order::UserId::key).
     pub user_id: Option<i64>,
     pub reference: Option<String>,
+    /// Only held orders.
+    pub held: bool,
+    /// Only overdue orders.
+    pub overdue: bool,
+    /// Only orders whose latest milestone has this name.
+    pub milestone: Option<MilestoneName>,
     /// Exclusive lower bound of `created_at`.
     pub created_after: Option<Timestamp>,
     /// Exclusive upper bound of `created_at`.

@@ -47,6 +47,7 @@ mod explain;
 mod external_leases;
 mod feed;
 mod fencing;
+mod filters;
 mod following;
 mod handed_out;
 mod history;

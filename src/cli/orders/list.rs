@@ -20,13 +20,23 @@ const ERROR_CHARS_SHOWN: usize = 80;
 
 #[derive(clap::Args)]
 pub struct List {
+    /// May be repeated: any of these
     #[arg(long, ignore_case = true, value_parser = status())]
-    status: Option<&'static str>,
+    status: Vec<&'static str>,
     #[arg(long, value_name = "ID", value_parser = UserId::parse_either)]
     user_id: Option<UserId>,
     /// Your own order number
     #[arg(long)]
     reference: Option<String>,
+    /// Only held orders
+    #[arg(long)]
+    held: bool,
+    /// Only orders that missed their deadline
+    #[arg(long)]
+    overdue: bool,
+    /// Name of the latest milestone, such as `shipped`
+    #[arg(long, value_name = "NAME")]
+    milestone: Option<String>,
     /// RFC 3339, such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME")]
     created_after: Option<String>,
@@ -123,18 +133,24 @@ async fn list_all(args: &List, client: &Client) -> Result<(), Failure> {
 impl List {
     fn query(&self, cursor: Option<&str>) -> Vec<(&'static str, String)> {
         let limit = self.limit.or(self.all.then_some(PAGE_OF_ALL));
-        [
-            ("status", self.status.map(str::to_owned)),
+        let statuses = self
+            .status
+            .iter()
+            .map(|status| ("status", Some((*status).to_owned())));
+        let only = |only: bool| only.then(|| "true".to_owned());
+        let others = [
+            ("held", only(self.held)),
+            ("overdue", only(self.overdue)),
+            ("milestone", self.milestone.clone()),
             ("user_id", self.user_id.as_ref().map(UserId::to_string)),
             ("reference", self.reference.clone()),
             ("created_after", self.created_after.clone()),
             ("created_before", self.created_before.clone()),
             ("limit", limit.map(|limit| limit.to_string())),
             ("cursor", cursor.map(str::to_owned)),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
-        .collect()
+        ];
+        let given = statuses.chain(others);
+        given.filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
 

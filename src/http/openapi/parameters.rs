@@ -8,7 +8,9 @@ use utoipa::openapi::path::{Operation, Parameter};
 
 use super::{fragment, id};
 use crate::http::wire::user_schema;
-use crate::order::{CODE_CHARS_MAX, INTEGER_MAX, ITEMS_MAX, REFERENCE_CHARS_MAX};
+use crate::order::{
+    CODE_CHARS_MAX, INTEGER_MAX, ITEMS_MAX, MILESTONE_CHARS_MAX, OrderStatus, REFERENCE_CHARS_MAX,
+};
 use crate::store::{FEED_EVENTS_MAX, PAGE_ORDERS_MAX};
 
 /// Cursor of the feed: 17 bytes in base64; the first is the format, the last eight a number that is not negative.
@@ -52,6 +54,13 @@ fn schema(path: &str, name: &str) -> Option<Value> {
     let schema = match (path, name) {
         (_, "id" | "order_id") => id(),
         (_, "user_id") => user_schema(),
+        ("/orders", "status") => json!({
+            "type": "array", "items": { "$ref": "#/components/schemas/Status" }, "maxItems": OrderStatus::ALL.len(),
+        }),
+        ("/orders", "held" | "overdue") => json!({ "type": "boolean", "enum": [true] }),
+        ("/orders", "milestone") => json!({
+            "type": "string", "minLength": 1, "maxLength": MILESTONE_CHARS_MAX, "pattern": "^[a-z_]+$",
+        }),
         (_, "status") => json!({ "$ref": "#/components/schemas/Status" }),
         (_, "reference") => json!({
             "type": "string", "minLength": 1, "maxLength": REFERENCE_CHARS_MAX, "pattern": NO_CONTROLS,

@@ -20,7 +20,7 @@
         -- The kind of the event does not tell the status.
         select greatest(moment.at, held.latest) as at, '{"status":' || held.status || ',' || substr($5, 2) as detail) as now_or_later
     where o.order_id = held.order_id
-    returning o.*, now_or_later.detail, o.status = 0 and $14 > (select at from moment) as waits_for_time
+    returning o.*, now_or_later.detail, o.status = 0 and coalesce($14 > (select at from moment), false) as waits_for_time
 ), deadline_gone as (
     delete from orderly.deadlines where $15::timestamptz is null and order_id = any (array(select order_id from changed))
 ), deadline_set as (

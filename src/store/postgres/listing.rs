@@ -8,7 +8,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::failure::PgFailure;
 use super::id_range::IdRange;
 use super::rows;
-use crate::order::{Order, OrderId, OrderStatus};
+use crate::order::{MilestoneName, Order, OrderId, OrderStatus};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{OrderQuery, PAGE_ROWS_EXAMINED_MAX, codes};
 
@@ -46,28 +46,37 @@ impl<'q> Listing<'q> {
         if let Some(time) = &query.created_before {
             further.push(format!("created_at < {}", bind(time, Type::TIMESTAMPTZ)));
         }
-        let ranges = match (reference, user, query.status) {
-            (Some(reference), user, status) => {
-                further.extend(user.map(|user| format!("user_id = {user}")));
-                further.extend(status.map(condition));
-                vec![Range::of(ORDERS, &[("reference", &reference)])]
-            }
-            (None, user, Some(OrderStatus::Completed)) => {
-                further.push(condition(OrderStatus::Completed));
-                vec![Range::of_user(ORDERS, user.as_deref())]
-            }
-            (None, user, Some(status @ (OrderStatus::Failed | OrderStatus::Cancelled))) => {
-                vec![Range::of_user(table_of(status), user.as_deref())]
-            }
-            (None, Some(user), Some(status)) => {
-                further.push(condition(status));
-                vec![Range::of_user(ORDERS, Some(&user))]
-            }
-            (None, None, Some(OrderStatus::Processing)) => vec![Range::of(LEASES, &[])],
-            (None, None, Some(OrderStatus::Pending)) => {
-                LINES.iter().map(|line| Range::of(line, &[])).collect()
-            }
-            (None, user, None) => vec![Range::of_user(ORDERS, user.as_deref())],
+        let milestone = query.milestone.as_ref().map(MilestoneName::as_str);
+        let ranges = if let Some(reference) = reference {
+            further.extend(user.map(|user| format!("user_id = {user}")));
+            further.extend(overdue(query));
+            further.extend(milestone.map(has_milestone));
+            further.extend(held(query));
+            further.extend(condition(&query.statuses));
+            vec![Range::of(ORDERS, &[("reference", &reference)])]
+        } else if query.overdue {
+            further.extend(milestone.map(has_milestone));
+            further.extend(held(query));
+            further.extend(condition(&query.statuses));
+            vec![Range::of_user(OVERDUE, user.as_deref())]
+        } else if let Some(milestone) = milestone {
+            further.extend(user.map(|user| format!("user_id = {user}")));
+            further.extend(held(query));
+            further.extend(condition(&query.statuses));
+            // A name has only letters and underscores.
+            vec![Range::of(ORDERS, &[("milestone", &format!("'{milestone}'"))])]
+        } else if query.held {
+            further.extend(held(query));
+            further.extend(condition(&query.statuses));
+            vec![Range::of_user(SET_ASIDE, user.as_deref())]
+        } else if let Some(tables) = tables_of(&query.statuses, user.is_some()) {
+            let tables = tables.into_iter();
+            tables
+                .map(|table| Range::of_user(table, user.as_deref()))
+                .collect()
+        } else {
+            further.extend(condition(&query.statuses));
+            vec![Range::of_user(ORDERS, user.as_deref())]
         };
         let statement = if further.is_empty() {
             exact(&ranges)
@@ -83,12 +92,14 @@ impl<'q> Listing<'q> {
 
 const ORDERS: &str = "orderly.orders";
 const LEASES: &str = "orderly.leases";
+const SET_ASIDE: &str = "orderly.set_aside";
+const OVERDUE: &str = "orderly.overdue";
 /// The tables of Pending orders.
-const LINES: &[&str] = &[
+const LINES: [&str; 4] = [
     "orderly.first_line",
     "orderly.second_line",
     "orderly.blocked",
-    "orderly.set_aside",
+    SET_ASIDE,
 ];
 
 /// Returns the table that lists the orders with a status, if the status is rare; otherwise that of all orders.
@@ -101,17 +112,46 @@ pub(super) fn table_of(status: OrderStatus) -> &'static str {
     }
 }
 
-/// Writes the condition for a status. Pending and Processing orders differ only by a lease.
-fn condition(status: OrderStatus) -> String {
+/// Returns the tables that list the orders with these statuses and no others; `None` if only all orders do.
+fn tables_of(statuses: &[OrderStatus], by_user: bool) -> Option<Vec<&'static str>> {
+    let of = |status: &OrderStatus| match status {
+        OrderStatus::Completed => None,
+        // These do not list the orders of a user.
+        OrderStatus::Pending | OrderStatus::Processing if by_user => None,
+        OrderStatus::Pending => Some(LINES.to_vec()),
+        other => Some(vec![table_of(*other)]),
+    };
+    let tables = statuses.iter().map(of).collect::<Option<Vec<_>>>()?.concat();
+    (!tables.is_empty()).then_some(tables)
+}
+
+/// Writes the condition for some statuses, if there are any. Pending and Processing orders differ only by a lease.
+fn condition(statuses: &[OrderStatus]) -> Option<String> {
     let open = codes::status_code(OrderStatus::Pending);
     let runs = "exists (select from orderly.leases as l where l.order_id = looked_at.order_id offset 0)";
-    match status {
+    let of = |status: &OrderStatus| match status {
         OrderStatus::Pending => format!("status = {open} and not {runs}"),
         OrderStatus::Processing => format!("status = {open} and {runs}"),
         OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => {
-            format!("status = {}", codes::status_code(status))
+            format!("status = {}", codes::status_code(*status))
         }
-    }
+    };
+    let conditions: Vec<String> = statuses.iter().map(of).collect();
+    (!conditions.is_empty()).then(|| format!("({})", conditions.join(" or ")))
+}
+
+fn overdue(query: &OrderQuery) -> Option<String> {
+    query.overdue.then(|| "overdue".to_owned())
+}
+
+fn held(query: &OrderQuery) -> Option<String> {
+    query.held.then(|| {
+        format!("exists (select from {SET_ASIDE} as a where a.order_id = looked_at.order_id and a.held_at is not null offset 0)")
+    })
+}
+
+fn has_milestone(name: &str) -> String {
+    format!("milestone = '{name}'")
 }
 
 /// Reads the orders of a page, and the id below which the next page begins; `None` after the last page.
@@ -173,12 +213,16 @@ impl Range {
 
     /// Writes the query for the rows of the range below an id, with the columns that conditions use.
     fn rows(&self, below: &str) -> String {
+        const COLUMNS: &str = "status, user_id, created_at, milestone, overdue";
         if self.table == ORDERS {
-            self.select("order_id, status, user_id, created_at", below)
-        } else {
-            let created_at = "(select created_at from orderly.orders where orders.order_id = listed.order_id) as created_at";
-            self.select(&format!("order_id, {created_at}"), below)
+            return self.select(&format!("order_id, {COLUMNS}"), below);
         }
+        let listed = self.select("order_id", below);
+        format!(
+            "select ids.order_id, o.* from ({listed} limit {STEP_ROWS}) as ids
+             cross join lateral (
+                 select {COLUMNS} from {ORDERS} where orders.order_id = ids.order_id offset 0) as o"
+        )
     }
 
     fn select(&self, columns: &str, below: &str) -> String {
@@ -202,8 +246,8 @@ impl Range {
         let mut conditions = vec![at_or_above, self.compared("<", below)];
         // A partial index without nulls: the planner does not conclude from a row comparison that the column is not
         // null.
-        if self.names[0] == "reference" {
-            conditions.push("reference is not null".to_owned());
+        if let column @ ("reference" | "milestone") = self.names[0] {
+            conditions.push(format!("{column} is not null"));
         }
         conditions
     }

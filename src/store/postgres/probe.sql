@@ -7,7 +7,7 @@ set local lock_timeout = :time_ms;
 select count(*) from (select :accept_keyed(
     array[0], array[1::int8], array[0::int8], array['1'], array[null::text],
     array[(select string_agg(gen_random_uuid()::text, '') from generate_series(1, :kilobytes * 28))],
-    null, null, null, null, null, null, array[0], array['orderly probe'], array[gen_random_uuid()::text], array[''::bytea], :slot::int2)) as accepted;
+    null, null, null, null, null, null, null, array[0], array['orderly probe'], array[gen_random_uuid()::text], array[''::bytea], :slot::int2)) as accepted;
 select count(*) from (select :see_to_turns(0, false, false, '{}')) as seen_to;
 select count(*) from (select :start('{}', '{}', 0, 0, 0, false, false, '{}', :slot, 0)) as started;
 select count(*) from (

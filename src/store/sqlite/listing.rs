@@ -2,7 +2,7 @@
 
 mod spans;
 
-use rusqlite::types::Value;
+use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, Row, Rows, params_from_iter};
 
 use super::{feed, rows};
@@ -86,18 +86,24 @@ impl Page<'_> {
 const ORDER_ID: usize = 0;
 const STATUS: usize = 1;
 const USER_ID: usize = 9;
+const HELD_AT: usize = 20;
+const MILESTONE: usize = 22;
+const OVERDUE: usize = 24;
 
-/// Reports whether an order has the requested status and user.
+/// Reports whether an order is one of those that were asked for.
 fn matches(row: &Row<'_>, query: &OrderQuery) -> Result<bool, rusqlite::Error> {
-    let has_status = match query.status {
-        Some(status) => row.get::<_, OrderStatus>(STATUS)? == status,
-        None => true,
-    };
+    let has_status = query.statuses.is_empty() || query.statuses.contains(&row.get(STATUS)?);
     let is_of_user = match query.user_id {
         Some(user_id) => row.get::<_, i64>(USER_ID)? == user_id,
         None => true,
     };
-    Ok(has_status && is_of_user)
+    let has_milestone = match &query.milestone {
+        Some(name) => row.get_ref(MILESTONE)?.as_str_or_null()? == Some(name.as_str()),
+        None => true,
+    };
+    let is_held = !query.held || row.get_ref(HELD_AT)? != ValueRef::Null;
+    let is_overdue = !query.overdue || row.get(OVERDUE)?;
+    Ok(has_status && is_of_user && has_milestone && is_held && is_overdue)
 }
 
 /// Ids from the first (inclusive) to the second (exclusive).
@@ -172,33 +178,40 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Val
     };
     let in_range = "order_id >= ?1 and order_id < ?2";
     let columns = order_columns!();
-    let from = match (&query.reference, query.user_id, query.status) {
-        (Some(reference), _, _) => {
-            let reference = bind(Value::Text(reference.clone()));
-            format!("orders indexed by orders_reference where reference = {reference} and {in_range}")
-        }
-        (None, Some(user_id), Some(status)) if let Some(list) = list_by_user(status) => {
-            let user = bind(Value::Integer(user_id));
-            format!("{list} and user_id = {user} and {in_range}")
-        }
-        (None, _, Some(OrderStatus::Pending)) => {
-            let limit = bind(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
-            let lists = [FIRST_LINE_BY_ID, NOT_FIRST_BY_ID].map(|line| {
-                format!(
-                    "select * from (select order_id from {line} and {in_range} order by order_id desc limit {limit})"
-                )
-            });
-            format!("orders where order_id in ({})", lists.join(" union all "))
-        }
-        // Reads all running orders, whose number the slots limit.
-        (None, _, Some(OrderStatus::Processing)) => {
-            format!("orders where order_id in (select order_id from {PROCESSING_BY_USER} and {in_range})")
-        }
-        (None, _, Some(status @ (OrderStatus::Failed | OrderStatus::Cancelled))) => format!(
-            "orders indexed by orders_unsuccessful where status > 2 and status = {} and {in_range}",
-            codes::status_code(status)
-        ),
-        (None, _, Some(OrderStatus::Completed) | None) => format!("orders where {in_range}"),
+    let from = if let Some(reference) = &query.reference {
+        let reference = bind(Value::Text(reference.clone()));
+        format!("orders indexed by orders_reference where reference = {reference} and {in_range}")
+    } else if query.overdue {
+        format!("orders indexed by orders_overdue where overdue = 1 and {in_range}")
+    } else if let Some(milestone) = &query.milestone {
+        let milestone = bind(Value::Text(milestone.as_str().to_owned()));
+        format!("orders indexed by orders_milestone where milestone = {milestone} and {in_range}")
+    } else if let Some((user_id, list)) = list_by_user(query) {
+        let user = bind(Value::Integer(user_id));
+        format!("{list} and user_id = {user} and {in_range}")
+    } else if query.held {
+        format!("{NOT_FIRST_BY_ID} and held_at is not null and {in_range}")
+    } else if query.statuses.is_empty() || query.statuses.contains(&OrderStatus::Completed) {
+        format!("orders where {in_range}")
+    } else if let [status @ (OrderStatus::Failed | OrderStatus::Cancelled)] = query.statuses[..] {
+        format!("{} and {in_range}", unsuccessful_by_id(status))
+    } else {
+        let limit = bind(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+        let list = |from: &str| {
+            format!(
+                "select * from (select order_id from {from} and {in_range} order by order_id desc limit {limit})"
+            )
+        };
+        let lists = query.statuses.iter().flat_map(|status| match status {
+            OrderStatus::Pending => vec![list(FIRST_LINE_BY_ID), list(NOT_FIRST_BY_ID)],
+            // Reads all running orders, whose number the slots limit.
+            OrderStatus::Processing => vec![format!(
+                "select order_id from {PROCESSING_BY_USER} and {in_range}"
+            )],
+            other => vec![list(&unsuccessful_by_id(*other))],
+        });
+        let lists: Vec<String> = lists.collect();
+        format!("orders where order_id in ({})", lists.join(" union all "))
     };
     (
         format!("select {columns} from {from} order by order_id desc"),
@@ -218,20 +231,28 @@ pub(super) const FAILED_BY_USER: &str =
     "orders indexed by orders_user_unsuccessful where status > 2 and status = 3";
 const CANCELLED_BY_USER: &str = "orders indexed by orders_user_unsuccessful where status > 2 and status = 4";
 
-/// The list of a user's orders with this status. `None` for a status that most of a user's orders may have: then all orders of
-/// the user are filtered.
-fn list_by_user(status: OrderStatus) -> Option<&'static str> {
-    match status {
-        OrderStatus::Processing => Some(PROCESSING_BY_USER),
-        OrderStatus::Failed => Some(FAILED_BY_USER),
-        OrderStatus::Cancelled => Some(CANCELLED_BY_USER),
-        OrderStatus::Pending | OrderStatus::Completed => None,
-    }
+/// The list of failed or of cancelled orders by id.
+fn unsuccessful_by_id(status: OrderStatus) -> String {
+    let code = codes::status_code(status);
+    format!("orders indexed by orders_unsuccessful where status > 2 and status = {code}")
+}
+
+/// The user, and the list of its orders with the status. `None` for several statuses, or one that most of a user's orders may have:
+/// then all orders of the user are filtered.
+fn list_by_user(query: &OrderQuery) -> Option<(i64, &'static str)> {
+    let user_id = query.user_id?;
+    let list = match query.statuses[..] {
+        [OrderStatus::Processing] => PROCESSING_BY_USER,
+        [OrderStatus::Failed] => FAILED_BY_USER,
+        [OrderStatus::Cancelled] => CANCELLED_BY_USER,
+        _ => return None,
+    };
+    Some((user_id, list))
 }
 
 /// Reports whether a listing by user must read [`spans`], because no narrower index serves it.
 fn needs_spans(query: &OrderQuery) -> bool {
-    query.reference.is_none() && query.status.and_then(list_by_user).is_none()
+    query.reference.is_none() && !query.overdue && query.milestone.is_none() && list_by_user(query).is_none()
 }
 
 #[cfg(test)]
@@ -240,6 +261,7 @@ mod tests {
     use super::super::migrations;
     use super::super::turns::{HAS_TURN_BY_USER, WAITING_BY_USER, first_of_user_sql};
     use super::*;
+    use crate::order::MilestoneName;
 
     /// A new file with the current schema, and its folder.
     pub fn migrated() -> (tempfile::TempDir, Connection) {
@@ -260,36 +282,46 @@ mod tests {
             .collect()
     }
 
-    /// A page with any filters reads a range of one index in order. Only the short lists of Pending and Processing orders are sorted,
-    /// and no table is scanned.
+    /// A page with any filters reads a range of one index in order. Only merged lists are sorted, which are short, and no table is
+    /// scanned.
     #[test]
     fn every_page_is_served_by_an_index() {
         let (_folder, connection) = migrated();
-        for status in OrderStatus::ALL.map(Some).into_iter().chain([None]) {
-            for user_id in [None, Some(1)] {
-                for reference in [None, Some("a".to_owned())] {
-                    let query = OrderQuery {
-                        status,
-                        user_id,
-                        reference,
-                        ..OrderQuery::default()
-                    };
-                    if user_id.is_some() && needs_spans(&query) {
-                        continue;
-                    }
-                    let (statement, values) = listing(&query, (OrderId(0), OrderId(9)), 10);
-                    let plan = plan(&connection, &statement, values);
-                    // All running orders are read, from an index that holds nothing else.
-                    let scans = plan
-                        .lines()
-                        .filter(|line| line.contains("SCAN orders") && !line.ends_with("orders_processing"));
-                    assert_eq!(scans.count(), 0, "{statement}\n{plan}");
-                    let merges = matches!(
-                        (query.user_id, query.status, &query.reference),
-                        (None, Some(OrderStatus::Pending | OrderStatus::Processing), None)
-                    );
-                    assert!(merges || !plan.contains("TEMP B-TREE"), "{statement}\n{plan}");
+        let mut several = vec![
+            Vec::new(),
+            OrderStatus::ALL.to_vec(),
+            vec![OrderStatus::Failed, OrderStatus::Cancelled],
+            vec![OrderStatus::Pending, OrderStatus::Processing, OrderStatus::Failed],
+        ];
+        several.extend(OrderStatus::ALL.map(|status| vec![status]));
+        for statuses in several {
+            for (user_id, choice) in [None, Some(1)]
+                .into_iter()
+                .flat_map(|user| (0..5).map(move |choice| (user, choice)))
+            {
+                let query = OrderQuery {
+                    statuses: statuses.clone(),
+                    user_id,
+                    reference: (choice == 1).then(|| "a".to_owned()),
+                    held: choice == 2,
+                    overdue: choice == 3,
+                    milestone: (choice == 4).then(|| MilestoneName::parse("packed").unwrap()),
+                    ..OrderQuery::default()
+                };
+                if user_id.is_some() && needs_spans(&query) {
+                    continue;
                 }
+                let (statement, values) = listing(&query, (OrderId(0), OrderId(9)), 10);
+                let plan = plan(&connection, &statement, values);
+                // All running orders are read, from an index that holds nothing else.
+                let scans = plan.lines().filter(|line| {
+                    line.contains("SCAN orders")
+                        && !line.contains("USING")
+                        && !line.ends_with("orders_processing")
+                });
+                assert_eq!(scans.count(), 0, "{statement}\n{plan}");
+                let merges = statement.contains("order_id in (");
+                assert!(merges || !plan.contains("TEMP B-TREE"), "{statement}\n{plan}");
             }
         }
     }

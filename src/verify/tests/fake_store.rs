@@ -122,18 +122,20 @@ impl FakeStore {
         order.status = OrderStatus::after(Some(order.status).filter(|_| order.version > 0), kind)
             .expect("tests break rules afterwards, not here");
         order.version += 1;
-        order.finished_at = order.status.is_final().then_some(at);
-        order.next_attempt_at =
-            (order.status == OrderStatus::Pending && !matches!(kind, Accepted | Held)).then_some(at);
-        record.set_aside = kind == Held;
-        order.held_at = (kind == Held).then_some(at);
-        order.request.hold = (kind == Held).then(Hold::default);
-        record.lease = (kind == Started).then_some(LeaseRecord {
-            node: NODE,
-            fence: (1 << FENCE_BITS) + 1,
-            expires_at: at,
-            external: false,
-        });
+        if kind.leads_to().is_some() {
+            order.finished_at = order.status.is_final().then_some(at);
+            order.next_attempt_at =
+                (order.status == OrderStatus::Pending && !matches!(kind, Accepted | Held)).then_some(at);
+            record.set_aside = kind == Held;
+            order.held_at = (kind == Held).then_some(at);
+            order.request.hold = (kind == Held).then(Hold::default);
+            record.lease = (kind == Started).then_some(LeaseRecord {
+                node: NODE,
+                fence: (1 << FENCE_BITS) + 1,
+                expires_at: at,
+                external: false,
+            });
+        }
         let error = match kind {
             RetryScheduled | Failed => Some("refused".to_owned()),
             LeaseLost => Some("the node died".to_owned()),

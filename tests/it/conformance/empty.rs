@@ -67,14 +67,14 @@ fn listings(now: Timestamp) -> Vec<OrderQuery> {
             for created_after in times {
                 for created_before in times {
                     queries.push(OrderQuery {
-                        status,
+                        statuses: status.into_iter().collect(),
                         user_id: chosen(0).then_some(1),
                         reference: chosen(1).then(|| "R-1".to_owned()),
                         created_after,
                         created_before,
                         before: chosen(2).then_some(OrderId(3)),
-                        as_of: None,
                         limit: 50,
+                        ..OrderQuery::default()
                     });
                 }
             }

@@ -254,7 +254,7 @@ async fn orders_that_are_set_aside_are_listed_as_pending(harness: &mut Harness) 
     let scheduled = harness.accept_scheduled(MINUTE).await;
     let plain = harness.accept_one().await;
     let query = orderly::store::OrderQuery {
-        status: Some(OrderStatus::Pending),
+        statuses: vec![OrderStatus::Pending],
         limit: 10,
         ..orderly::store::OrderQuery::default()
     };

@@ -110,7 +110,7 @@ async fn removed_orders_are_in_no_listing(harness: &mut Harness) {
         (Some(OrderStatus::Cancelled), Some("a")),
     ] {
         let query = OrderQuery {
-            status,
+            statuses: status.into_iter().collect(),
             reference: reference.map(str::to_owned),
             limit: 10,
             ..OrderQuery::default()

@@ -87,7 +87,7 @@ mod tests {
                 for limit in [1, 2, 50] {
                     let query = OrderQuery {
                         user_id: Some(user_id),
-                        status,
+                        statuses: status.into_iter().collect(),
                         limit,
                         ..OrderQuery::default()
                     };

@@ -202,8 +202,8 @@ where slot = 0";
 /// Stores nothing.
 const USED_WHILE_EMPTY: &str = "
 begin;
-select from :accept('{}', '{}', '{}', '{}', '{}', null, null, null, null, null, null, 1::int2);
-select from :accept_keyed('{}', '{}', '{}', '{}', '{}', '{}', null, null, null, null, null, null, '{}', '{}', '{}', '{}', 1::int2);
+select from :accept('{}', '{}', '{}', '{}', '{}', null, null, null, null, null, null, null, 1::int2);
+select from :accept_keyed('{}', '{}', '{}', '{}', '{}', '{}', null, null, null, null, null, null, null, '{}', '{}', '{}', '{}', 1::int2);
 select from :start('{}', '{}', 0, 10, 1000, false, false, '{}', 1, 0);
 select from :pick('{}', 10, true, '{}');
 select from :claim(places => 10, claiming_node => 10, lease_micros => 1000, takes_suspects => true, is_outside => false,

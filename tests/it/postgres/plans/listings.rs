@@ -112,7 +112,7 @@ impl PageRequest {
         };
         let time = |seconds: Option<i64>| seconds.map(|seconds| Timestamp::from_micros(seconds * 1_000_000));
         let query = OrderQuery {
-            status: self.status,
+            statuses: self.status.into_iter().collect(),
             user_id: self.user_id,
             reference: self.reference.map(str::to_owned),
             created_after: time(after),

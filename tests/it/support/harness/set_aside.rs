@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use orderly::order::{Hold, NewOrder, Order, OrderId, Reason};
-use orderly::store::Fired;
+use orderly::order::{Hold, Milestone, MilestoneName, NewOrder, Order, OrderId, Reason};
+use orderly::store::{Fired, NewMilestone};
 
 use super::{Harness, done, new_order};
 
@@ -48,6 +48,17 @@ impl Harness {
             ..new_order()
         }])
         .await[0]
+    }
+
+    pub async fn milestone(&self, id: OrderId, name: &str) -> Order {
+        let new = NewMilestone {
+            milestone: Milestone {
+                name: MilestoneName::parse(name).unwrap(),
+                data: None,
+            },
+            reason: None,
+        };
+        done(self.store().add_milestone(id, new).await.unwrap())
     }
 
     pub async fn accept_held(&self) -> OrderId {
