@@ -9,6 +9,7 @@ use crate::portable_json::JsonText;
 use crate::time::Timestamp;
 
 mod items;
+mod merge_patch;
 mod milestone;
 mod patch;
 mod text;

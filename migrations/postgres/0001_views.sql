@@ -64,7 +64,8 @@ from orderly.orders as o
         select b.due_at, null, null, false
         from orderly.blocked as b where o.status = 0 and lease.order_id is null and b.order_id = o.order_id
         union all
-        select null, a.held_at, a.hold_reason, true
+        -- A scheduled order shows the end of its backoff.
+        select case when a.held_at is null then nullif(a.due_at, o.created_at) end, a.held_at, a.hold_reason, true
         from orderly.set_aside as a where o.status = 0 and lease.order_id is null and a.order_id = o.order_id
         offset 0) as waiting on true;
 

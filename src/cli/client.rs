@@ -6,8 +6,8 @@ use anyhow::Context;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use crate::causes::with_causes;
@@ -143,7 +143,7 @@ impl Client {
         })
     }
 
-    pub async fn post(&self, path: &str, body: Option<&serde_json::Value>) -> Result<String, Failure> {
+    pub async fn post(&self, path: &str, body: Option<&impl Serialize>) -> Result<String, Failure> {
         let mut request = self.request(Method::POST, path);
         if let Some(body) = body {
             request = request.json(body);

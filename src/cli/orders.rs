@@ -1,6 +1,7 @@
 //! `orderly orders`: shows orders and acts on them through a running server.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::arguments::id;
@@ -80,9 +81,9 @@ pub struct Milestone {
     order_id: i64,
     /// Small letters and underscores
     name: String,
-    /// A JSON object
-    #[arg(long, value_name = "JSON")]
-    data: Option<String>,
+    /// A JSON object, sent byte for byte
+    #[arg(long, value_name = "JSON", value_parser = raw_json)]
+    data: Option<Box<RawValue>>,
     /// Kept in the history
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -182,7 +183,7 @@ async fn explain(args: &One) -> Result<(), Failure> {
 }
 
 /// Posts an action on one order and shows the order from the answer.
-async fn act(common: &Common, id: i64, action: &str, options: &Value) -> Result<(), Failure> {
+async fn act(common: &Common, id: i64, action: &str, options: &impl Serialize) -> Result<(), Failure> {
     let answer = common
         .client()?
         .post(&format!("/orders/{id}/{action}"), Some(options))
@@ -233,13 +234,25 @@ impl Act {
 
 impl Milestone {
     async fn add(&self) -> Result<(), Failure> {
-        let mut options = with_reason(json!({"name": self.name}), self.reason.as_deref());
-        if let Some(data) = &self.data {
-            options["data"] =
-                serde_json::from_str(data).map_err(|error| Failure::failed("read --data as JSON", error))?;
+        #[derive(Serialize)]
+        struct Body<'a> {
+            name: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            data: Option<&'a RawValue>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reason: Option<&'a str>,
         }
-        act(&self.common, self.order_id, "milestones", &options).await
+        let body = Body {
+            name: &self.name,
+            data: self.data.as_deref(),
+            reason: self.reason.as_deref(),
+        };
+        act(&self.common, self.order_id, "milestones", &body).await
     }
+}
+
+fn raw_json(text: &str) -> Result<Box<RawValue>, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
 impl Retry {

@@ -14,7 +14,7 @@ use super::idempotency::Key;
 use super::openapi::{InvalidFields, KeyInFlight};
 use super::orders::{awaited, preferred_wait};
 use super::problem::{Problem, ProblemType};
-use super::wire::{self, NewOrders, OrderBody, OrdersBody};
+use super::wire::{self, DEADLINE_PASSED, NewOrders, OrderBody, OrdersBody};
 use crate::order::{NewOrder, OrderDefaults, OrderId};
 use crate::store::{Accepted, IdempotencyKey, StoreError};
 
@@ -176,7 +176,7 @@ async fn store(
     let _guard = key.as_ref().map(|key| shared.in_flight.enter(key)).transpose()?;
     let accepted = shared.store.accept(orders, key).await;
     let accepted = accepted.map_err(|error| match error {
-        StoreError::DeadlinePassed { place } => late(is_batch.then_some(place)),
+        StoreError::DeadlinePassed { places } => late(&places, is_batch),
         other => other.into(),
     })?;
     if accepted.order_ids.len() == count {
@@ -186,14 +186,15 @@ async fn store(
     }
 }
 
-/// Names the deadline that has passed; `place` is that of its order in a batch.
-fn late(place: Option<usize>) -> Problem {
+/// Names the deadlines that have passed, by the places of their orders.
+fn late(places: &[usize], is_batch: bool) -> Problem {
     let mut errors = FieldErrors::default();
     let root = Pointer::Root;
     let orders = root.member("orders");
-    let order = place.map(|place| orders.element(place));
-    let at = order.as_ref().unwrap_or(&root).member("deadline");
-    errors.add(&at, "must be in the future");
+    for place in places {
+        let order = if is_batch { orders.element(*place) } else { root };
+        errors.add(&order.member("deadline"), DEADLINE_PASSED);
+    }
     Problem::invalid(ProblemType::InvalidFields, errors)
 }
 

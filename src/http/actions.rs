@@ -10,10 +10,13 @@ use axum::response::Response;
 use super::Shared;
 use super::body::{self, ACTION_BODY_BYTES_MAX, NEW_ORDER_BODY_BYTES_MAX};
 use super::call::{Call, unknown_order};
+use super::fields::{FieldErrors, Pointer};
 use super::openapi::{InvalidFields, UnknownOrder};
 use super::orders::answer;
 use super::problem::{Problem, ProblemBody, ProblemType};
-use super::wire::{self, Action, AddMilestone, Amendment, OrderBody, Redrive, RedrivenBody, Retry};
+use super::wire::{
+    self, Action, AddMilestone, Amendment, DEADLINE_PASSED, OrderBody, Redrive, RedrivenBody, Retry,
+};
 use crate::order::{Milestone, Order, OrderId, Reason, UserId, parse_integer};
 use crate::store::{Acted, Amended, CLIENT_EVENTS_MAX, NewMilestone, RedriveOptions, RedriveQuery};
 
@@ -32,8 +35,9 @@ use crate::store::{Acted, Amended, CLIENT_EVENTS_MAX, NewMilestone, RedriveOptio
     )),
     responses(
         (status = 200, description = "Amended, or the same as before", body = OrderBody),
+        (status = 400, description = "If-Match is not one version in quotes; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
         UnknownOrder,
-        (status = 409, description = "Neither Pending nor Failed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "Neither Pending nor Failed, overdue with another deadline, or 1,000 events of clients; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
         (status = 412, description = "The order has another version; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
         InvalidFields,
         (status = 428, description = "No If-Match; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
@@ -51,7 +55,7 @@ pub async fn amend(call: Call) -> Result<Response, Problem> {
     if view.order.version != version {
         return Err(moved(&view.order, version));
     }
-    let patch = wire::read_patch(body::text(&body)?, &view.order.request)?;
+    let patch = wire::read_patch(body::text(&body)?, &view.order)?;
     match shared.store.amend(id, version, patch).await? {
         Amended::Done(order) => answer(&order),
         Amended::Moved(order) => Err(moved(&order, version)),
@@ -59,6 +63,11 @@ pub async fn amend(call: Call) -> Result<Response, Problem> {
             ProblemType::ActionRefused,
             format!("order {id} is overdue and its deadline cannot change; nothing changed"),
         )),
+        Amended::DeadlinePassed => {
+            let mut errors = FieldErrors::default();
+            errors.add(&Pointer::Root.member("deadline"), DEADLINE_PASSED);
+            Err(Problem::invalid(ProblemType::InvalidFields, errors))
+        }
         Amended::Refused(order) => acted(Acted::Refused(order), "amended"),
         Amended::TooManyEvents(order) => acted(Acted::TooManyEvents(order), "amended"),
         Amended::Unknown => Err(unknown_order()),
@@ -284,7 +293,7 @@ fn acted(acted: Acted, participle: &'static str) -> Result<Response, Problem> {
         Acted::TooManyEvents(order) => Err(Problem::new(
             ProblemType::ActionRefused,
             format!(
-                "clients have made {CLIENT_EVENTS_MAX} events of order {}, which is the most; nothing changed",
+                "clients have made {CLIENT_EVENTS_MAX} events of order {}, the maximum; nothing changed",
                 order.order_id
             ),
         )),

@@ -66,10 +66,13 @@ impl Routes {
                 post,
                 patch,
                 allow: match (get, post, patch) {
-                    (Some(_), Some(_), _) => "GET,HEAD,POST",
+                    (Some(_), Some(_), Some(_)) => "GET,HEAD,POST,PATCH",
+                    (Some(_), Some(_), None) => "GET,HEAD,POST",
                     (Some(_), None, Some(_)) => "GET,HEAD,PATCH",
                     (Some(_), None, None) => "GET,HEAD",
-                    (None, _, _) => "POST",
+                    (None, Some(_), Some(_)) => "POST,PATCH",
+                    (None, None, Some(_)) => "PATCH",
+                    (None, _, None) => "POST",
                 },
             };
             let inserted = dispatch.insert(path, methods);

@@ -126,7 +126,7 @@ impl ProblemType {
             ProblemType::OrderNotFound => facts!(NOT_FOUND, "order-not-found", "There is no such order"),
             ProblemType::MethodNotAllowed => facts!(METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here"),
             ProblemType::RequestTimeout => facts!(REQUEST_TIMEOUT, "request-timeout", "The body took too long"),
-            ProblemType::ActionRefused => facts!(CONFLICT, "action-refused", "The order's status does not allow this"),
+            ProblemType::ActionRefused => facts!(CONFLICT, "action-refused", "The order does not allow this now"),
             ProblemType::VersionMoved => facts!(PRECONDITION_FAILED, "version-moved", "The order has another version"),
             ProblemType::VersionRequired => facts!(PRECONDITION_REQUIRED, "version-required", "The version of the order is required"),
             ProblemType::LeaseLost => facts!(CONFLICT, "lease-lost", "The lease is lost"),

@@ -198,7 +198,7 @@ impl<'a, const N: usize> Parameters<'a, N> {
             match values.iter_mut().find(|(known, _)| *known == name) {
                 None => errors.add(&at, "is not a parameter of this request"),
                 Some((known, given)) if !given.is_empty() && !repeatable.contains(known) => {
-                    errors.add(&at, REPEATED)
+                    errors.add(&at, REPEATED);
                 }
                 Some((_, given)) => match decoded(value) {
                     Ok(value) => given.push(value),

@@ -20,7 +20,7 @@ pub use events::{EventBody, EventsBody, FeedBody};
 pub use leases::{Complete, Fail, LeaseBody, LeasesBody, Release, Renew, RenewalBody, Take};
 pub use messages::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, event_message, read_message};
 pub use requests::{
-    Action, AddMilestone, Amendment, NewOrders, QueueAction, Redrive, Retry, read_batch, read_batch_lines,
-    read_order, read_patch, user_schema,
+    Action, AddMilestone, Amendment, DEADLINE_PASSED, NewOrders, QueueAction, Redrive, Retry, read_batch,
+    read_batch_lines, read_order, read_patch, user_schema,
 };
 pub use time::{PLUS_DECODED, TIME_EXPECTED, lost_a_plus, parse_time};

@@ -1,4 +1,4 @@
-//! Milestones: what a client reports about an order, whatever its status, such as `packed` or `shipped`.
+//! Milestones: facts that clients report about an order, whatever its status, such as `packed` or `shipped`.
 
 use super::{MILESTONE_CHARS_MAX, MILESTONE_DATA_BYTES_MAX};
 use crate::portable_json;
@@ -9,7 +9,7 @@ pub struct MilestoneName(Box<str>);
 
 /// Reason why a text is no name of a milestone; the message is fit for an API answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be 1 to {MILESTONE_CHARS_MAX} of a to z and _")]
+#[error("must be 1 to {MILESTONE_CHARS_MAX} characters, a to z or _")]
 pub struct MilestoneNameError;
 
 impl MilestoneName {

@@ -1,6 +1,6 @@
 //! Amendments: the members of an order that a client changes.
 
-use super::{Items, NewOrder, Reference};
+use super::{Items, NewOrder, Reference, merge_patch};
 use crate::money::Money;
 use crate::time::Timestamp;
 
@@ -14,6 +14,11 @@ pub enum Member<T> {
 }
 
 impl<T> Member<T> {
+    /// The change that leads to this value.
+    pub fn of(value: Option<T>) -> Member<T> {
+        value.map_or(Member::Remove, Member::Set)
+    }
+
     fn apply(self, member: &mut Option<T>) {
         match self {
             Member::Keep => {}
@@ -30,6 +35,7 @@ pub struct Patch {
     /// With the decimals of the order's currency.
     pub total_amount: Option<Money>,
     pub reference: Member<Reference>,
+    /// A merge patch of the metadata.
     pub metadata: Member<Box<str>>,
     pub start_after: Member<Timestamp>,
     pub deadline: Member<Timestamp>,
@@ -77,7 +83,7 @@ impl AmendedField {
 
 impl Patch {
     /// Returns the amended request and the members that differ.
-    pub fn apply(self, request: &NewOrder) -> (NewOrder, Vec<AmendedField>) {
+    pub fn apply(mut self, request: &NewOrder) -> (NewOrder, Vec<AmendedField>) {
         let mut amended = request.clone();
         if let Some(items) = self.items {
             amended.items = items;
@@ -86,6 +92,10 @@ impl Patch {
             amended.total_amount = amount;
         }
         self.reference.apply(&mut amended.reference);
+        if let Member::Set(patch) = &mut self.metadata {
+            let before = amended.metadata.as_deref().unwrap_or("{}");
+            *patch = merge_patch::merged(before, patch).into();
+        }
         self.metadata.apply(&mut amended.metadata);
         self.start_after.apply(&mut amended.start_after);
         self.deadline.apply(&mut amended.deadline);

@@ -7,7 +7,7 @@ use super::{Amount, OrderBody, Time, Verbatim};
 use crate::order::UserId;
 
 /// Upper bound of an order's JSON without its texts: names, numbers and times.
-const FIXED_BYTES_MAX: usize = 576;
+const FIXED_BYTES_MAX: usize = 768;
 /// `0000-00-00T00:00:00.000000Z`.
 pub(super) const TIME_BYTES: usize = 27;
 const NULL: &[u8] = b"null";

@@ -65,8 +65,10 @@ pub(super) fn waiting_from(orders: &[NewOrder], now: Timestamp) -> u64 {
 
 /// Returns the error for a request with a deadline that has passed. Judged after the key, so that a repeated request gets its answer.
 pub(super) fn late(orders: &[NewOrder], now: Timestamp) -> Option<StoreError> {
-    let place = orders.iter().position(|order| order.is_late(now))?;
-    Some(StoreError::DeadlinePassed { place })
+    let numbered = orders.iter().enumerate();
+    let late = numbered.filter(|(_, order)| order.is_late(now));
+    let places: Vec<usize> = late.map(|(place, _)| place).collect();
+    (!places.is_empty()).then_some(StoreError::DeadlinePassed { places })
 }
 
 /// Counts the orders that wait for their commit, up to [`ORDERS_WAITING_MAX`].

@@ -1,6 +1,7 @@
 //! Amending orders: the rule, and the answer. Drivers change the orders.
 
 use crate::order::{Member, Order, OrderStatus, Patch};
+use crate::time::Timestamp;
 
 /// The answer to an amendment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,8 +12,10 @@ pub enum Amended {
     Moved(Order),
     /// The order's status does not allow it.
     Refused(Order),
-    /// The deadline has passed and cannot change.
+    /// The order is overdue, and its deadline cannot change.
     Overdue(Order),
+    /// The new deadline has passed.
+    DeadlinePassed,
     /// Clients have made as many events of the order as they may.
     TooManyEvents(Order),
     /// There is no such order.
@@ -20,7 +23,7 @@ pub enum Amended {
 }
 
 /// Returns the answer to an amendment that the order's version, status or deadline does not allow.
-pub(super) fn refusal(order: &Order, version: u32, patch: &Patch) -> Option<Amended> {
+pub(super) fn refusal(order: &Order, version: u32, patch: &Patch, now: Timestamp) -> Option<Amended> {
     if order.version != version {
         return Some(Amended::Moved(order.clone()));
     }
@@ -28,6 +31,10 @@ pub(super) fn refusal(order: &Order, version: u32, patch: &Patch) -> Option<Amen
     if !may_change {
         return Some(Amended::Refused(order.clone()));
     }
-    let changes_deadline = patch.deadline != Member::Keep;
-    (order.overdue && changes_deadline).then(|| Amended::Overdue(order.clone()))
+    match patch.deadline {
+        Member::Keep => None,
+        _ if order.overdue => Some(Amended::Overdue(order.clone())),
+        Member::Set(deadline) => (deadline <= now).then_some(Amended::DeadlinePassed),
+        Member::Remove => None,
+    }
 }

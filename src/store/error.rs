@@ -32,8 +32,8 @@ pub enum StoreError {
     },
     /// Nothing stored: the key belongs to another request.
     KeyReused,
-    /// Nothing stored: the deadline of the order at this place of the request has passed.
-    DeadlinePassed { place: usize },
+    /// Nothing stored: the deadlines of the orders at these places of the request have passed.
+    DeadlinePassed { places: Vec<usize> },
     /// Unknown outcome: the call may be stored.
     Unexpected {
         attempted: &'static str,
@@ -54,7 +54,9 @@ impl StoreError {
             StoreError::Closed => StoreError::Closed,
             StoreError::DiskFull => StoreError::DiskFull,
             StoreError::KeyReused => StoreError::KeyReused,
-            StoreError::DeadlinePassed { place } => StoreError::DeadlinePassed { place: *place },
+            StoreError::DeadlinePassed { places } => StoreError::DeadlinePassed {
+                places: places.clone(),
+            },
             StoreError::Unavailable { attempted, source } => StoreError::Unavailable {
                 attempted,
                 source: text(source),
@@ -128,7 +130,7 @@ impl StoreError {
                 source: source(),
             },
             StoreError::KeyReused,
-            StoreError::DeadlinePassed { place: 0 },
+            StoreError::DeadlinePassed { places: vec![0] },
             StoreError::Unexpected {
                 attempted,
                 source: source(),

@@ -16,6 +16,7 @@ use super::guard::{Evidence, GuardedAttempt};
 use super::judgement::{Failure, Judgement, RETRY_AFTER_MAX, judge};
 use super::results;
 use super::running::{Hold, HoldEnd};
+use crate::epoch::FENCE_BITS;
 use crate::lease::{Lease, LeaseKey, Outcome, bounded_error};
 use crate::metrics::{AttemptLabels, AttemptResult};
 use crate::processor::{Attempt, Cause, Processed, Reason};
@@ -139,10 +140,16 @@ impl Drop for RunningEntry<'_> {
     }
 }
 
+/// Reports whether the order never started before. Its fences count its claims, above the number of the epoch.
+fn is_first_claim(lease: &Lease) -> bool {
+    let claims = lease.fence & ((1 << FENCE_BITS) - 1);
+    (claims, lease.order.attempts, lease.order.generation) == (1, 1, 0)
+}
+
 pub(super) fn observe_wait(shared: &Shared, lease: &Lease) {
     let order = &lease.order;
     if let Some(processing_at) = order.processing_at
-        && order.version == 2
+        && is_first_claim(lease)
     {
         let could_start_at = order
             .request

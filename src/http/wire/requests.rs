@@ -25,7 +25,7 @@ mod items;
 mod order;
 mod patch;
 
-pub use order::{read_user, user_schema};
+pub use order::{DEADLINE_PASSED, read_user, user_schema};
 pub use patch::{Amendment, read_patch};
 
 /// Orders of `POST /orders/batch` as one JSON object.
@@ -177,7 +177,7 @@ fn milestone_name() -> impl Value<Read = MilestoneName> {
     let parse = |text: &str| MilestoneName::parse(&required_string(text)?).map_err(|error| error.to_string());
     value(parse, || {
         json!({
-            "description": "An event outside, such as `packed` or `shipped`",
+            "description": "Name of the milestone, such as `packed` or `shipped`",
             "type": "string",
             "minLength": 1,
             "maxLength": MILESTONE_CHARS_MAX,
@@ -225,15 +225,21 @@ fn batch_size() -> String {
 }
 
 fn redriven_status() -> impl Value<Read = OrderStatus> {
-    let parse = |text: &str| {
-        string(text)
-            .and_then(|name| OrderStatus::parse(&name))
-            .filter(|status| matches!(status, OrderStatus::Failed | OrderStatus::Cancelled))
-            .ok_or("must be \"Failed\" or \"Cancelled\"")
+    one_status(&[OrderStatus::Failed, OrderStatus::Cancelled])
+}
+
+fn one_status(allowed: &'static [OrderStatus]) -> impl Value<Read = OrderStatus> {
+    let names = || allowed.iter().map(|status| status.name());
+    let parse = move |text: &str| {
+        let status = string(text).and_then(|name| OrderStatus::parse(&name));
+        status.filter(|status| allowed.contains(status)).ok_or_else(|| {
+            let quoted: Vec<String> = names().map(|name| format!("\"{name}\"")).collect();
+            format!("must be {}", quoted.join(" or "))
+        })
     };
     value(
         parse,
-        || json!({ "type": "string", "enum": ["Failed", "Cancelled"] }),
+        move || json!({ "type": "string", "enum": names().collect::<Vec<_>>() }),
     )
 }
 

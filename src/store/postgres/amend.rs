@@ -7,7 +7,7 @@ use super::failure::PgFailure;
 use super::locked_change::Open;
 use super::locked_orders::LockRetry;
 use super::shared::Shared;
-use super::{milestone, probe, query};
+use super::{milestone, probe, query, rows};
 use crate::event::EventDetail;
 use crate::order::{OrderId, OrderStatus, Patch, Reference};
 use crate::store::amend::refusal;
@@ -27,7 +27,9 @@ pub(super) async fn amend(
         let Some(order) = query::order(pool, id).await? else {
             return Ok(Amended::Unknown);
         };
-        if let Some(refused) = refusal(&order, version, patch) {
+        let clock = pool.read("select clock_timestamp()", &[]).await?;
+        let now = rows::column(rows::only(&clock)?, 0)?;
+        if let Some(refused) = refusal(&order, version, patch, now) {
             return Ok(refused);
         }
         let (request, fields) = patch.clone().apply(&order.request);
@@ -79,9 +81,7 @@ pub(super) async fn amend(
         }
         shared.work_committed();
         shared.wakeups.notify_timers();
-        return match query::order(pool, id).await? {
-            Some(order) => Ok(Amended::Done(order)),
-            None => Ok(Amended::Unknown),
-        };
+        let order = query::order(pool, id).await.map_err(PgFailure::after_commit)?;
+        return Ok(order.map_or(Amended::Unknown, Amended::Done));
     }
 }

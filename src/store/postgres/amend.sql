@@ -22,7 +22,9 @@
     where o.order_id = held.order_id
     returning o.*, now_or_later.detail, o.status = 0 and coalesce($14 > (select at from moment), false) as waits_for_time
 ), deadline_gone as (
-    delete from orderly.deadlines where $15::timestamptz is null and order_id = any (array(select order_id from changed))
+    delete from orderly.deadlines where order_id = any (array(
+        select order_id from orderly.deadlines
+        where order_id = any (array(select order_id from changed where $15::timestamptz is null)) for update skip locked))
 ), deadline_set as (
     insert into orderly.deadlines (order_id, deadline)
     select order_id, deadline from changed where status = 0 and deadline is not null and not overdue

@@ -37,7 +37,10 @@
     returning o.*, null::timestamptz as due_at, null::timestamptz as held_at, null::text as hold_reason, held.status as earlier,
         held.runs
 ), deadline_gone as (
-    delete from orderly.deadlines where order_id = any (array(select order_id from changed where deadline is not null))
+    -- A row that another session has locked stays until its time comes.
+    delete from orderly.deadlines where order_id = any (array(
+        select order_id from orderly.deadlines
+        where order_id = any (array(select order_id from changed where deadline is not null)) for update skip locked))
 ), listed as (
     insert into orderly.cancelled (order_id, user_id) select order_id, user_id from changed
 ), unseen as (

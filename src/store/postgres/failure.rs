@@ -130,6 +130,11 @@ impl PgFailure {
         }
     }
 
+    /// The failure of a read after a commit: the change is stored.
+    pub fn after_commit(self) -> PgFailure {
+        PgFailure::undecodable("an order just changed", self.text())
+    }
+
     /// Reports whether the statement may have been stored, now or soon.
     pub fn may_be_stored(&self) -> bool {
         match self {

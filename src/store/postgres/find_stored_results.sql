@@ -1,6 +1,6 @@
 -- Finds the results that were stored among those that were sent before without an answer: returns the kind of their event.
 -- Within an epoch, the fences of an order count its claims, so the latest fence tells how many claims ago the `started`
--- event of the result was. The event that ended the attempt follows it, after milestones. It is ours if it has our kind and our node
+-- event of the result was. The event that ended the attempt follows it, after milestones and `overdue`. It is ours if it has our kind and our node
 -- or, for the result of an external worker, the node that claimed. If the order was claimed again in a later epoch, the
 -- result counts as not stored. $1-$4: one row per result. The statement confirms what was stored before, so it commits as
 -- well: see ClassConnection::read_confirmed.

@@ -54,7 +54,7 @@ with asked as materialized (
     select order_id, due_at, crashes >= 2 from asked where status = 0 and due_at is not null and not set_aside
 ), aside as (
     insert into orderly.set_aside (order_id, user_id, held_at, hold_reason, start_after, due_at, suspect)
-    select order_id, user_id, held_at, hold_reason, start_after, created_at, crashes >= 2 from asked where set_aside
+    select order_id, user_id, held_at, hold_reason, start_after, coalesce(due_at, created_at), crashes >= 2 from asked where set_aside
 ), leased as (
     insert into orderly.leases (
         order_id, fence, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)

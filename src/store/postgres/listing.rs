@@ -121,7 +121,9 @@ fn tables_of(statuses: &[OrderStatus], by_user: bool) -> Option<Vec<&'static str
         OrderStatus::Pending => Some(LINES.to_vec()),
         other => Some(vec![table_of(*other)]),
     };
-    let tables = statuses.iter().map(of).collect::<Option<Vec<_>>>()?.concat();
+    let mut tables = statuses.iter().map(of).collect::<Option<Vec<_>>>()?.concat();
+    tables.sort_unstable();
+    tables.dedup();
     (!tables.is_empty()).then_some(tables)
 }
 

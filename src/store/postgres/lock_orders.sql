@@ -43,6 +43,9 @@ with moment as materialized (
 ), cancelled as materialized (
     select order_id from orderly.cancelled where order_id = any (array(select order_id from found where status = 4))
     for update skip locked
+), late as materialized (
+    select order_id from orderly.deadlines where $4 = 5 and order_id = any (array(select order_id from found))
+    for update skip locked
 ), held as materialized (
     -- The order is in one of these, unless its row is locked or newer than the view of this statement.
     select found.*, order_id in (select order_id from lease) as runs from found
@@ -50,6 +53,7 @@ with moment as materialized (
         select order_id from lease union all select order_id from first_line union all select order_id from second_line
         union all select order_id from blocked union all select order_id from set_aside union all select order_id from failed
         union all select order_id from cancelled union all select order_id from found where status = 2)
+        and ($4 <> 5 or order_id in (select order_id from late))
 ), drawn as materialized (
     select nextval('orderly.batch_ids') as batch from (select from held limit 1) as any_held
 ), spilled as (

@@ -53,10 +53,8 @@ pub(super) async fn add(
             continue;
         }
         shared.events_committed();
-        return match query::order(pool, id).await? {
-            Some(order) => Ok(Acted::Done(order)),
-            None => Ok(Acted::Unknown),
-        };
+        let order = query::order(pool, id).await.map_err(PgFailure::after_commit)?;
+        return Ok(order.map_or(Acted::Unknown, Acted::Done));
     }
 }
 

@@ -26,21 +26,22 @@ with moment as materialized (
     select min(order_id) as order_id from page, moment
     where created_at >= ended_before + :accept_micros * interval '1 microsecond'
 ), ended as materialized (
-    select page.order_id, sum(version) over (order by page.order_id) - version as events_before
+    select page.order_id, version, sum(version) over (order by page.order_id) - version as events_before
     from page, moment, young
     where status > 1 and finished_at < ended_before and (young.order_id is null or page.order_id < young.order_id)
 ), chosen as materialized (
     -- An order's version is the number of its events.
-    select order_id from ended where events_before < :events_max
+    select order_id, version from ended where events_before < :events_max
 ), held as materialized (
-    -- An order that changed since the page was read is not final any more, or ended just now. If the last event of an order
-    -- is numbered, all its earlier ones are.
+    -- An order that changed since the page was read has another version. If the last event of an order is numbered, all its earlier
+    -- ones are.
     select o.order_id, o.status, o.overdue, last_batch.first_position + array_position(last_batch.order_ids, o.order_id) - 1 as position
     from chosen cross join moment join orderly.orders as o on o.order_id = chosen.order_id
         cross join lateral (
             select b.first_position, b.order_ids from orderly.batches as b
             where b.batch = coalesce(o.ended_in, (o.history[cardinality(o.history)]).batch) offset 0) as last_batch
-    where o.status > 1 and o.finished_at < moment.ended_before and last_batch.first_position is not null
+    where o.version = chosen.version and o.status > 1 and o.finished_at < moment.ended_before
+        and last_batch.first_position is not null
     for update of o skip locked
 ), touched as materialized (
     select held.order_id, e.batch
@@ -88,6 +89,10 @@ with moment as materialized (
     delete from orderly.cancelled where order_id = any (array(select order_id from gone))
 ), overdue_gone as (
     delete from orderly.overdue where order_id = any (array(select order_id from gone))
+), deadlines_gone as (
+    -- Left behind where another session had locked them when the order ended.
+    delete from orderly.deadlines where order_id = any (array(
+        select order_id from orderly.deadlines where order_id = any (array(select order_id from gone)) for update skip locked))
 ), batches_gone as (
     -- Compared as arrays; otherwise the planner compares each order of each batch with each held order.
     delete from orderly.batches where batch = any (array(

@@ -35,7 +35,7 @@
 ), timed as (
     insert into orderly.deadlines (order_id, deadline)
     select order_id, deadline from changed where earlier > 0 and deadline is not null and not overdue
-    on conflict do nothing
+    on conflict (order_id) do update set deadline = excluded.deadline
 ), waiting as (
     insert into orderly.second_line (order_id, due_at, suspect)
     select order_id, due_at, crashes >= 2 from moment, changed where (earlier > 0 or is_scheduled) and not in_turn

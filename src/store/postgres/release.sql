@@ -8,20 +8,21 @@
             || array[row(10, greatest(moment.at, held.latest), o.attempts, null, drawn.batch, null, $5::text)::orderly.event]
     from moment, drawn, held, set_aside as aside
     where o.order_id = held.order_id and aside.order_id = held.order_id
-    returning o.*, case when coalesce(o.start_after <= moment.at, true) then aside.due_at end as due_at,
+    returning o.*, coalesce(o.start_after <= moment.at, true) as enters_line,
+        case when coalesce(o.start_after <= moment.at, true) then aside.due_at else nullif(aside.due_at, o.created_at) end as due_at,
         null::timestamptz as held_at, null::text as hold_reason, aside.suspect
 ), scheduled_again as (
     update orderly.set_aside as s set held_at = null, hold_reason = null
     from changed
-    where s.order_id = any (array(select order_id from set_aside)) and s.order_id = changed.order_id and changed.due_at is null
+    where s.order_id = any (array(select order_id from set_aside)) and s.order_id = changed.order_id and not changed.enters_line
 ), set_aside_gone as (
-    delete from orderly.set_aside where order_id = any (array(select order_id from changed where due_at is not null))
+    delete from orderly.set_aside where order_id = any (array(select order_id from changed where enters_line))
 ), waiting as (
     insert into orderly.second_line (order_id, due_at, suspect)
-    select order_id, due_at, suspect from moment, changed where due_at is not null and not in_turn
+    select order_id, due_at, suspect from moment, changed where enters_line and not in_turn
 ), in_turn as (
     insert into orderly.blocked (order_id, user_id, since, due_at, suspect)
-    select order_id, user_id, due_at, due_at, suspect from moment, changed where due_at is not null and in_turn
+    select order_id, user_id, due_at, due_at, suspect from moment, changed where enters_line and in_turn
 ), unseen as (
     insert into orderly.unseen (user_id) select distinct user_id from moment, changed where in_turn
 ), recorded as (
@@ -31,6 +32,6 @@
 ), counted as (
     update orderly.counters set
         held = held - 1,
-        scheduled = scheduled + (select count(*) from changed where due_at is null)
+        scheduled = scheduled + (select count(*) from changed where not enters_line)
     where slot = (select orderly.free_counter($2) where exists (select from changed))
 )

@@ -36,7 +36,7 @@ begin
     ), held as materialized (
         -- Driven by the results, as in start. A cancel locks the order before its lease; neither waits for the other, since
         -- both skip locked rows.
-        select result.*, lease.*, free.*, greatest(moment.at, lease.started_at) as at,
+        select result.*, lease.*, free.*, greatest(moment.at, lease.started_at, free.latest) as at,
             -- The columns of the order represent the start and the end, unless the start is in the history already. An end for
             -- another node than the one that claimed, which would be a bug, is kept in the history unchanged.
             result.status > 1 and lease.bringer = lease.claimer and lease.started_in is not null as in_columns
@@ -49,7 +49,8 @@ begin
                 for update skip locked) as lease
             cross join lateral (
                 -- The history in the row, if the row has no room for more events.
-                select case when cardinality(o.history) > 60 then o.history end as full_history, o.version as ended_version
+                select case when cardinality(o.history) > 60 then o.history end as full_history, o.version as ended_version,
+                    o.changed_at as latest
                 from orderly.orders as o where o.order_id = result.order_id
                 for no key update skip locked) as free
     ), drawn as materialized (

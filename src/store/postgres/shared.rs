@@ -119,6 +119,7 @@ impl Shared {
     pub fn note_possible_commit(&self, failure: &PgFailure) {
         if failure.may_be_stored() {
             self.work_committed();
+            self.wakeups.notify_timers();
         }
     }
 

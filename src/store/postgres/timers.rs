@@ -150,16 +150,8 @@ async fn mark_overdue(pool: &ClassPool, shared: &Shared, ids: &[i64]) -> Result<
         shared.events_committed();
     }
     if marked.len() < ids.len() {
-        // The end of an order leaves the row of its deadline behind if another session has locked it.
-        pool.execute_once(
-            "delete from orderly.deadlines where order_id = any (array(
-                 select d.order_id from orderly.deadlines as d
-                 where d.order_id = any ($1)
-                     and (select status from orderly.orders as o where o.order_id = d.order_id) > 0
-                 for update skip locked))",
-            &[(&ids, Type::INT8_ARRAY)],
-        )
-        .await?;
+        pool.execute_once(include_str!("forget_deadlines.sql"), &[(&ids, Type::INT8_ARRAY)])
+            .await?;
     }
     Ok(marked.len())
 }

@@ -22,7 +22,7 @@ pub(super) fn amend(
     let Some(order) = query::order(group.connection, order_id)? else {
         return Ok(Amended::Unknown);
     };
-    if let Some(refused) = refusal(&order, version, patch) {
+    if let Some(refused) = refusal(&order, version, patch, group.now) {
         return Ok(refused);
     }
     let (request, fields) = patch.clone().apply(&order.request);
@@ -69,6 +69,7 @@ pub(super) fn amend(
         },
         ..StatusChange::of_order(EventKind::Amended, order.status, &amended)
     })?;
+    group.effects.work |= movement == ENTERS_LINE;
     if movement != STAYS {
         turns::pass(group, amended.request.user_id.key())?;
     }

@@ -10,6 +10,6 @@ update orders set
     start_after = ?7,
     deadline = ?10,
     turn = case ?8 when 0 then turn when 1 then 2 else ?9 end,
-    due_at = case when ?8 = 2 then coalesce(due_at, created_at) else due_at end
+    due_at = case ?8 when 0 then due_at when 1 then nullif(due_at, created_at) else coalesce(due_at, created_at) end
 where order_id = ?1
 returning -- the columns of an order

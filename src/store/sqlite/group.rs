@@ -254,6 +254,9 @@ impl<'c> Group<'c> {
             *counter(&mut self.totals.counters, from) -= orders;
         }
         *counter(&mut self.totals.counters, status) += orders;
+        if kind.leads_to().is_none() {
+            return status;
+        }
         if status.is_final() {
             self.effects
                 .finals

@@ -19,6 +19,13 @@ fn in_hours(hours: i64) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// The time until the order's deadline, by the clock of the store.
+async fn deadline_in(api: &Api, order: &Value) -> Duration {
+    let deadline: jiff::Timestamp = order["deadline"].as_str().unwrap().parse().unwrap();
+    let wait = deadline.as_microsecond() - api.harness.now().await.micros();
+    Duration::from_micros(wait.unsigned_abs())
+}
+
 async fn kinds(api: &Api, id: u64) -> Vec<Value> {
     let history = api.get(&format!("/orders/{id}/events")).await.json();
     let events = history["events"].as_array().unwrap();
@@ -60,7 +67,43 @@ async fn an_amendment_changes_what_it_names() {
     assert_eq!(same, order, "nothing differs");
     let plain = [("content-type", "application/json"), ("if-match", "\"2\"")];
     let as_json = api.ask("PATCH", "/orders/1", &plain, r#"{"item_ids":[7]}"#).await;
-    assert_eq!(as_json.ok()["item_ids"], "7");
+    let order = as_json.ok();
+    assert_eq!((&order["item_ids"], &order["items"]), (&json!("7"), &json!(null)));
+    let lines = r#"{"item_ids":null,"items":[{"sku":"A","quantity":1}]}"#;
+    assert_eq!(
+        patch(&api, "/orders/1", "\"3\"", lines).await.ok()["item_ids"],
+        "A"
+    );
+    let ids = r#"{"items":null,"item_ids":[8]}"#;
+    assert_eq!(patch(&api, "/orders/1", "\"4\"", ids).await.ok()["item_ids"], "8");
+    assert_eq!(patch(&api, "/orders/1", "\"5\"", "{}").await.ok()["version"], 5);
+    api.close().await;
+}
+
+#[tokio::test]
+async fn metadata_is_merged() {
+    let api = Api::open().await;
+    let metadata = r#""metadata":{ "a": 1.10, "b": {"c": 1, "d": [1]} }"#;
+    api.post("/orders", order_with(metadata)).await.created();
+    let body = r#"{"metadata":{"b":{"c":null,"e":2}}}"#;
+    let amended = patch(&api, "/orders/1", "\"1\"", body).await;
+    let merged = r#""metadata":{"a":1.10,"b":{"d":[1],"e":2}}"#;
+    assert!(amended.text().contains(merged), "{}", amended.text());
+    let same = patch(&api, "/orders/1", "\"2\"", r#"{"metadata":{"a":1.10,"x":null}}"#).await;
+    assert_eq!(same.ok()["version"], 2);
+    let half = format!(r#"{{"metadata":{{"{}":"{}"}}}}"#, "y", "z".repeat(5_000));
+    patch(&api, "/orders/1", "\"2\"", &half).await.ok();
+    let other_half = half.replace("\"y\"", "\"x\"");
+    let answer = patch(&api, "/orders/1", "\"3\"", &other_half).await;
+    answer.assert_refused_at(422, "invalid-fields", &["#/metadata"]);
+    patch(&api, "/orders/1", "\"3\"", r#"{"metadata":null}"#)
+        .await
+        .ok();
+    patch(&api, "/orders/1", "\"4\"", r#"{"metadata":{"n":null,"k":0}}"#)
+        .await
+        .ok();
+    let read = api.get("/orders/1").await;
+    assert!(read.text().contains(r#""metadata":{"k":0}"#), "{}", read.text());
     api.close().await;
 }
 
@@ -100,7 +143,7 @@ async fn bad_amendments_are_named() {
     api.post("/orders", order_with(&fields).replace("250.75", "250"))
         .await
         .created();
-    let (earlier, later) = (in_hours(-1), in_hours(6));
+    let later = in_hours(6);
     for (body, pointer) in [
         (r#"{"total_amount":null}"#.to_owned(), "#/total_amount"),
         (r#"{"total_amount":1.5}"#.to_owned(), "#/total_amount"),
@@ -115,7 +158,7 @@ async fn bad_amendments_are_named() {
         (r#"{"metadata":[]}"#.to_owned(), "#/metadata"),
         (r#"{"start_after":"soon"}"#.to_owned(), "#/start_after"),
         (format!(r#"{{"start_after":"{later}"}}"#), "#/start_after"),
-        (format!(r#"{{"deadline":"{earlier}"}}"#), "#/deadline"),
+        (r#"{"deadline":"2025-12-31T23:59:59Z"}"#.to_owned(), "#/deadline"),
         (
             format!(r#"{{"start_after":"{later}","deadline":"{later}"}}"#),
             "#/deadline",
@@ -184,7 +227,8 @@ async fn milestones_are_added_in_any_status() {
 #[tokio::test]
 async fn a_deadline_must_be_in_the_future_and_after_the_start() {
     let api = Api::open().await;
-    let (start, deadline) = (in_hours(1), in_hours(2));
+    // By the clock of the store; how far ahead a time is, the real clock judges.
+    let (start, deadline) = ("2026-01-01T00:10:00Z", "2026-01-01T00:20:00Z");
     let order = order_with(&format!(r#""start_after":"{start}","deadline":"{deadline}""#));
     let created = api.post_keyed("/orders", "k", order.clone()).await.created();
     assert!(
@@ -207,6 +251,13 @@ async fn a_deadline_must_be_in_the_future_and_after_the_start() {
     );
     let answer = api.post("/orders/batch", batch).await;
     answer.assert_refused_at(422, "invalid-fields", &["#/orders/1/deadline"]);
+    api.harness.advance(Duration::from_mins(20)).await;
+    let again = api.post_keyed("/orders", "k", order).await;
+    assert_eq!(
+        again.created(),
+        created,
+        "a repeated request is answered after the deadline, too"
+    );
     assert_eq!(api.stored().await, 1);
     api.close().await;
 }
@@ -216,11 +267,8 @@ async fn an_overdue_order_says_so() {
     let api = Api::open().await;
     let order = order_with(&format!(r#""deadline":"{}""#, in_hours(1)));
     let created = api.post("/orders", order).await.created();
-    let deadline: jiff::Timestamp = created["deadline"].as_str().unwrap().parse().unwrap();
-    let wait = deadline.as_microsecond() - api.harness.now().await.micros();
-    api.harness
-        .advance(Duration::from_micros(wait.unsigned_abs()))
-        .await;
+    let wait = deadline_in(&api, &created).await;
+    api.harness.advance(wait).await;
     assert_eq!(api.harness.fire_timers().await.overdue, 1);
     let shown = api.get("/orders/1").await.ok();
     assert_eq!((&shown["overdue"], &shown["version"]), (&json!(true), &json!(2)));

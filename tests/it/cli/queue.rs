@@ -167,3 +167,42 @@ async fn a_status_filter_ignores_case() {
     assert_eq!(none["orders"], json!([]));
     fixture.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_holds_marks_and_finds_orders() {
+    let fixture = Fixture::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    fixture.run("pause").await;
+    for user_id in [1, 2, 3] {
+        fixture.order(user_id).await;
+    }
+    let held = fixture
+        .run("orders hold 1 --reason stocktaking --json")
+        .await
+        .json();
+    assert_eq!(held["held"]["reason"], "stocktaking");
+    let listed = fixture
+        .run("orders list --held --status pending --status Failed --json")
+        .await
+        .json();
+    assert_eq!(listed["orders"][0]["order_id"], 1);
+    assert_eq!(listed["orders"].as_array().unwrap().len(), 1);
+    fixture.run("orders release 1").await;
+    let data = r#"{"amount":1.10,"id":12345678901234567890123}"#;
+    let milestone = fixture
+        .run(&format!("orders milestone 3 packed --data {data} --json"))
+        .await;
+    assert_eq!(milestone.json()["milestone"], "packed");
+    let events = fixture.run("orders get 3 --events --json").await;
+    assert!(
+        events.stdout.contains(data),
+        "kept byte for byte: {}",
+        events.stdout
+    );
+    let listed = fixture.run("orders list --milestone packed --json").await.json();
+    assert_eq!(listed["orders"][0]["order_id"], 3);
+    fixture
+        .run("orders milestone 3 packed --data {")
+        .await
+        .assert_failed(2, "--data");
+    fixture.close().await;
+}

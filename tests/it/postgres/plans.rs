@@ -21,7 +21,7 @@ use plan::{CapturedStatement, of_message};
 /// Orders per page.
 const PAGE_ORDERS: usize = 10;
 /// Database pages that such a statement touches at most: some per order returned, none for finished orders.
-const PAGES_MAX: u64 = 150;
+const PAGES_MAX: u64 = 160;
 /// Database pages per row that a statement examines besides: the row, and its lease if it runs.
 const PAGES_PER_ROW: u64 = 5;
 /// Rows that one node of a plan reads at most. Every kind of order that accumulates has more.

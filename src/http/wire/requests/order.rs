@@ -25,6 +25,7 @@ use crate::time::Timestamp;
 pub(super) const AMOUNT_MAX: f64 = 999_999_999_999.99;
 const AMOUNT_PATTERN: &str = r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?$";
 pub(super) const NOT_AFTER_START: &str = "must be after start_after";
+pub const DEADLINE_PASSED: &str = "must be in the future";
 const NAMES: [&str; 10] = [
     "user_id",
     "item_ids",
@@ -240,10 +241,7 @@ pub(super) fn metadata() -> impl Value<Read = Box<str>> {
         if Kind::of(text) != Kind::Object {
             return Err(NOT_AN_OBJECT.to_owned());
         }
-        if text.len() > METADATA_BYTES_MAX {
-            return Err(format!("must not exceed {METADATA_BYTES_MAX} bytes"));
-        }
-        portable_json::check(text).map_err(|error| error.to_string())?;
+        check_metadata(text)?;
         Ok(text.into())
     };
     value(parse, || {
@@ -253,6 +251,13 @@ pub(super) fn metadata() -> impl Value<Read = Box<str>> {
             "additionalProperties": true,
         })
     })
+}
+
+pub(super) fn check_metadata(text: &str) -> Result<(), String> {
+    if text.len() > METADATA_BYTES_MAX {
+        return Err(format!("must not exceed {METADATA_BYTES_MAX} bytes"));
+    }
+    portable_json::check(text).map_err(|error| error.to_string())
 }
 
 /// The time before which the order does not start.

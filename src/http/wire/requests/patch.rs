@@ -4,7 +4,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::items::{ItemIds, Lines};
-use super::order::{Amount, NOT_AFTER_START, deadline, metadata, reference, start_time};
+use super::order::{Amount, NOT_AFTER_START, check_metadata, deadline, metadata, reference, start_time};
 use crate::http::fields::{FieldErrors, Pointer};
 use crate::http::json::Kind;
 use crate::http::problem::Problem;
@@ -12,8 +12,7 @@ use crate::http::wire::description::{
     FieldSchema, Invalid, Optional, Value, complete, given, malformed_json, object,
 };
 use crate::money::Currency;
-use crate::order::{Member, NewOrder, Patch};
-use crate::store::clock::system_clock;
+use crate::order::{AmendedField, Member, Order, Patch};
 
 const NOT_NULL: &str = "cannot be removed";
 const NAMES: [&str; 7] = [
@@ -54,14 +53,14 @@ impl PartialSchema for Amendment {
     }
 }
 
-/// Reads the body of `PATCH /orders/{id}` for an order with this request.
-pub fn read_patch(body: &str, request: &NewOrder) -> Result<Patch, Problem> {
+/// Reads the body of `PATCH /orders/{id}` for this order.
+pub fn read_patch(body: &str, order: &Order) -> Result<Patch, Problem> {
     let mut errors = FieldErrors::default();
-    let read = read_at(body, request, &mut errors);
+    let read = read_at(body, order, &mut errors);
     complete(read.map_err(|reason| malformed_json(&reason))?, errors)
 }
 
-fn read_at(body: &str, request: &NewOrder, errors: &mut FieldErrors) -> Result<Option<Patch>, String> {
+fn read_at(body: &str, order: &Order, errors: &mut FieldErrors) -> Result<Option<Patch>, String> {
     let root = Pointer::Root;
     let Some(
         [
@@ -78,8 +77,14 @@ fn read_at(body: &str, request: &NewOrder, errors: &mut FieldErrors) -> Result<O
         return Ok(None);
     };
     // The currency of an order never changes.
-    let currency = request.currency;
+    let currency = order.request.currency;
     let decimals = Currency::decimals_of(currency);
+    let is_value = |text: &&str| Kind::of(text) != Kind::Null;
+    // The new list replaces the old one, which may be removed by name.
+    let (items, item_ids) = (
+        items.filter(|text| item_ids.is_none() || is_value(text)),
+        item_ids.filter(|text| items.is_none() || is_value(text)),
+    );
     let items = if items.is_some() && item_ids.is_some() {
         errors.add(&root.member("items"), "excludes item_ids");
         Err(Invalid)
@@ -124,35 +129,34 @@ fn read_at(body: &str, request: &NewOrder, errors: &mut FieldErrors) -> Result<O
         })
     };
     let patch = whole().ok();
-    if let Some(patch) = &patch {
-        check_times(patch, request, &root, errors);
+    let Some(mut patch) = patch else {
+        return Ok(None);
+    };
+    // A client that sends every member back changes only those that differ.
+    if patch.deadline == Member::of(order.request.deadline) {
+        patch.deadline = Member::Keep;
     }
-    Ok(patch)
+    check_amended(&patch, order, &root, errors);
+    Ok(Some(patch))
 }
 
-/// Checks the times that the order has after the amendment.
-fn check_times(patch: &Patch, request: &NewOrder, root: &Pointer<'_>, errors: &mut FieldErrors) {
-    let (amended, _) = patch.clone().apply(request);
-    let name = if patch.deadline == Member::Keep {
-        "start_after"
-    } else {
-        "deadline"
-    };
-    if patch.deadline != Member::Keep && amended.is_late(system_clock()()) {
-        errors.add(&root.member(name), "must be in the future");
+/// Checks the order as it is after the amendment.
+fn check_amended(patch: &Patch, order: &Order, root: &Pointer<'_>, errors: &mut FieldErrors) {
+    let (amended, fields) = patch.clone().apply(&order.request);
+    let starts_late = amended.deadline.is_some() && amended.deadline <= amended.start_after;
+    // The deadline of an overdue order means nothing any more.
+    if starts_late && !order.overdue {
+        if fields.contains(&AmendedField::Deadline) {
+            errors.add(&root.member("deadline"), NOT_AFTER_START);
+        } else if fields.contains(&AmendedField::StartAfter) {
+            errors.add(&root.member("start_after"), "must be before deadline");
+        }
     }
-    let changes = patch.deadline != Member::Keep || patch.start_after != Member::Keep;
-    if changes
-        && amended
-            .deadline
-            .is_some_and(|deadline| amended.start_after.is_some_and(|start| deadline <= start))
+    if fields.contains(&AmendedField::Metadata)
+        && let Some(metadata) = &amended.metadata
+        && let Err(reason) = check_metadata(metadata)
     {
-        let detail = if name == "deadline" {
-            NOT_AFTER_START
-        } else {
-            "must be before deadline"
-        };
-        errors.add(&root.member(name), detail);
+        errors.add(&root.member("metadata"), reason);
     }
 }
 

@@ -17,8 +17,8 @@ use crate::store::snapshot::EventRecord;
 const UNNUMBERED: i64 = 1 << 61;
 const PLACE_BITS: u32 = 20;
 
-/// The earlier orders that the claim of a first start passed over.
-const PASSED_OVER: &str = "case when kind = 1 and version = 2 then
+/// The earlier orders that the claim of a first attempt passed over.
+const PASSED_OVER: &str = "case when kind = 1 and attempt = 1 then
     array(select id from unnest(passed_over) as id where id < order_id order by id) end";
 
 /// Reads the events of orders, by version. An event that is missing in its batch has position 0.

@@ -180,15 +180,15 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
     push(
         "order to be stored",
         functions[0],
-        "int8[], int8[], text[], text[], text[], text[], text[], text[], timestamptz[], bool[], text[], int2",
-        "'{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, null, null, null, 3",
+        "int8[], int8[], text[], text[], text[], text[], text[], text[], timestamptz[], bool[], text[], timestamptz[], int2",
+        "'{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, null, null, null, null, 3",
         PAGES_MAX,
     );
     push(
         "order to be stored under a key",
         functions[1],
-        "int4[], int8[], int8[], text[], text[], text[], text[], text[], text[], timestamptz[], bool[], text[], int4[], text[], text[], bytea[], int2",
-        "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, null, null, null, '{0}', '{orders}', '{a new one}', '{a}', 3",
+        "int4[], int8[], int8[], text[], text[], text[], text[], text[], text[], timestamptz[], bool[], text[], timestamptz[], int4[], text[], text[], bytea[], int2",
+        "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', null, null, null, null, null, null, null, '{0}', '{orders}', '{a new one}', '{a}', 3",
         PAGES_MAX,
     );
     push("queue", "Reads the numbers", "int8, text", "0, ''", PAGES_MAX);
