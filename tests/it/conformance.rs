@@ -57,7 +57,7 @@ mod leases;
 mod lifecycle;
 mod listing;
 mod milestones;
-mod model;
+pub mod model;
 mod nodes;
 mod operator;
 mod pause;

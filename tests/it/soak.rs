@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 mod faults;
+mod model;
+mod races;
 mod redis;
 mod stuck;
 

@@ -17,7 +17,7 @@ mod server;
 use needs::Mounts;
 
 /// Modules of `tests/it/soak`.
-const SOAKS: [&str; 3] = ["faults", "redis", "stuck"];
+const SOAKS: [&str; 5] = ["faults", "model", "races", "redis", "stuck"];
 
 const USAGE: &str = "\
 usage: cargo xtask <command>

@@ -154,7 +154,7 @@ async fn a_deadline_that_has_passed_is_refused_after_the_key(harness: &mut Harne
     for key in [None, Some(key("other", 1))] {
         let refused = harness.store().accept(orders(), key).await;
         assert!(
-            matches!(refused, Err(StoreError::DeadlinePassed { place: 1 })),
+            matches!(&refused, Err(StoreError::DeadlinePassed { places }) if places[..] == [1]),
             "{refused:?}"
         );
     }

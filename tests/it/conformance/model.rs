@@ -3,130 +3,29 @@
 
 use std::time::Duration;
 
-use orderly::lease::{LeaseKey, NodeId, Outcome};
-use orderly::order::OrderId;
-use orderly::store::{Acted, ClaimRequest, GiveBack, RedriveOptions};
+use orderly::lease::{LeaseKey, NodeId};
+use orderly::order::{OrderId, Patch};
+use orderly::store::{Acted, Amended, ClaimRequest, GiveBack, RedriveOptions};
 use proptest::prelude::*;
-use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 
 use crate::support::Harness;
 use crate::support::harness::{held, ids_of, recount};
-use crate::support::make::{NODE_A, NODE_B, claim_by, failed, heartbeat, new_order, retry_after};
+use crate::support::make::{NODE_A, NODE_B, claim_by, heartbeat, new_order};
 
 mod machine;
 mod order;
+mod steps;
 
 use machine::{CRASHES_MAX, Model};
 use order::ModelOrder;
+use steps::{SetAside, Step, step};
 
 /// Enough for every pair of steps to meet often, within seconds.
 const RUNS: u32 = 96;
 /// Fewer where every step is a round trip to a server. Each run draws new ones.
 const RUNS_ON_A_SERVER: u32 = 12;
 const STEPS_MAX: usize = 80;
-
-#[derive(Clone, Copy, Debug)]
-enum SetAside {
-    No,
-    Held,
-    /// Until so many steps of 7 s.
-    Scheduled(u64),
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Accept {
-        orders: usize,
-        set_aside: SetAside,
-    },
-    Claim {
-        by_b: bool,
-        orders_max: usize,
-        suspect: bool,
-    },
-    /// Starts orders that the caller chose.
-    Start {
-        by_b: bool,
-        orders: Vec<Index>,
-        orders_max: usize,
-        suspect: bool,
-    },
-    /// Any lease ever granted.
-    Settle {
-        lease: Index,
-        outcome: Outcome,
-    },
-    Renew {
-        by_b: bool,
-    },
-    GiveBack {
-        by_b: bool,
-    },
-    Cancel {
-        order: Index,
-    },
-    Redrive {
-        order: Index,
-    },
-    Hold {
-        order: Index,
-    },
-    Release {
-        order: Index,
-    },
-    FireTimers,
-    Pause(bool),
-    /// Advances in steps of 7 s, so that no lease of 30 s ends exactly at a step.
-    Advance {
-        sevens: u64,
-    },
-    /// Node B starts orders and falls silent until node A takes them back.
-    Crash {
-        orders_max: usize,
-    },
-    Reopen,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let outcome = prop_oneof![
-        2 => Just(Outcome::COMPLETED),
-        2 => (0_u64..4).prop_map(|sevens| retry_after(7 * sevens)),
-        1 => Just(failed()),
-        1 => Just(Outcome::Released),
-        1 => Just(Outcome::GivenBack {
-            after: std::time::Duration::from_secs(7),
-            error: "no service was there".to_owned(),
-        }),
-    ];
-    prop_oneof![
-        4 => (1_usize..4, set_aside()).prop_map(|(orders, set_aside)| Step::Accept { orders, set_aside }),
-        6 => (any::<bool>(), 0_usize..5, any::<bool>())
-            .prop_map(|(by_b, orders_max, suspect)| Step::Claim { by_b, orders_max, suspect }),
-        2 => (any::<bool>(), prop::collection::vec(any::<Index>(), 0..5), 0_usize..5, any::<bool>())
-            .prop_map(|(by_b, orders, orders_max, suspect)| Step::Start { by_b, orders, orders_max, suspect }),
-        6 => (any::<Index>(), outcome).prop_map(|(lease, outcome)| Step::Settle { lease, outcome }),
-        1 => any::<bool>().prop_map(|by_b| Step::Renew { by_b }),
-        4 => any::<bool>().prop_map(|by_b| Step::GiveBack { by_b }),
-        2 => any::<Index>().prop_map(|order| Step::Cancel { order }),
-        3 => any::<Index>().prop_map(|order| Step::Redrive { order }),
-        2 => any::<Index>().prop_map(|order| Step::Hold { order }),
-        2 => any::<Index>().prop_map(|order| Step::Release { order }),
-        3 => Just(Step::FireTimers),
-        1 => prop::bool::weighted(0.3).prop_map(Step::Pause),
-        5 => (1_u64..6).prop_map(|sevens| Step::Advance { sevens }),
-        4 => (1_usize..4).prop_map(|orders_max| Step::Crash { orders_max }),
-        1 => Just(Step::Reopen),
-    ]
-}
-
-fn set_aside() -> impl Strategy<Value = SetAside> {
-    prop_oneof![
-        4 => Just(SetAside::No),
-        1 => Just(SetAside::Held),
-        2 => (1_u64..6).prop_map(SetAside::Scheduled),
-    ]
-}
 
 #[test]
 fn random_operations_match_the_model() {
@@ -144,7 +43,7 @@ fn random_operations_match_the_model_behind_a_pooler() {
 }
 
 /// Runs each sequence on its own store, or none where `harness` returns `None`.
-fn random_operations_match_the_model_on(runs: u32, harness: impl AsyncFn() -> Option<Harness>) {
+pub fn random_operations_match_the_model_on(runs: u32, harness: impl AsyncFn() -> Option<Harness>) {
     let config = ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::with_cases(runs)
@@ -265,9 +164,43 @@ impl Run {
                 let acted = self.harness.store().release(id, None).await.unwrap();
                 assert_eq!(matches!(acted, Acted::Done(_)), self.model.release(id, now));
             }
+            Step::Amend {
+                order,
+                start_after,
+                deadline,
+                stale,
+            } if !self.model.orders.is_empty() => {
+                let id = self.model.pick(order);
+                let version = self.model.orders[&id].version - u32::from(stale);
+                let patch = Patch {
+                    start_after: start_after.from(now),
+                    deadline: deadline.from(now),
+                    ..Patch::default()
+                };
+                let amended = self
+                    .harness
+                    .store()
+                    .amend(id, version, patch.clone())
+                    .await
+                    .unwrap();
+                if stale {
+                    assert!(matches!(amended, Amended::Moved(_)), "{amended:?}");
+                } else {
+                    assert_eq!(
+                        matches!(amended, Amended::Done(_)),
+                        self.model.amend(id, &patch, now)
+                    );
+                }
+            }
+            Step::Milestone { order } if !self.model.orders.is_empty() => {
+                let id = self.model.pick(order);
+                self.harness.milestone(id, "packed").await;
+                self.model.milestone(id);
+            }
             Step::FireTimers => {
                 let fired = self.harness.fire_timers().await;
-                assert_eq!((fired.entered, fired.next_in), self.model.fire_timers(now));
+                let numbers = (fired.entered, fired.overdue, fired.next_in);
+                assert_eq!(numbers, self.model.fire_timers(now));
             }
             Step::Pause(paused) => {
                 let store = self.harness.store();
@@ -286,7 +219,9 @@ impl Run {
             | Step::Cancel { .. }
             | Step::Redrive { .. }
             | Step::Hold { .. }
-            | Step::Release { .. } => {}
+            | Step::Release { .. }
+            | Step::Amend { .. }
+            | Step::Milestone { .. } => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use orderly::lease::{Lease, LeaseKey, NodeId, Outcome};
-use orderly::order::{NewOrder, OrderId, OrderStatus};
+use orderly::order::{Member, NewOrder, OrderId, OrderStatus, Patch};
 use orderly::store::{ClaimRequest, GivenBack, Settled};
 use orderly::time::Timestamp;
 use proptest::sample::Index;
@@ -44,6 +44,9 @@ impl Model {
                 created: now,
                 hold: request.hold.is_some(),
                 scheduled: request.start_after,
+                start_after: request.start_after,
+                deadline: request.deadline,
+                overdue: false,
                 lease: None,
             };
             self.orders.insert(*id, order);
@@ -286,20 +289,55 @@ impl Model {
         order.status == OrderStatus::Pending
     }
 
-    /// Returns the number of orders that entered their line, and the time until the next one.
-    pub fn fire_timers(&mut self, now: Timestamp) -> (usize, Option<Duration>) {
-        let scheduled = |order: &&mut ModelOrder| !order.hold && order.scheduled.is_some();
-        let (mut entered, mut next) = (0, None);
-        for order in self.orders.values_mut().filter(scheduled) {
-            let time = order.scheduled.expect("only scheduled orders are left");
-            if time <= now {
-                order.enter_line();
-                entered += 1;
-            } else {
-                next = Some(next.map_or(time, |next: Timestamp| next.min(time)));
+    /// Returns the numbers of orders that entered their line and that became overdue, and the time until the next one.
+    pub fn fire_timers(&mut self, now: Timestamp) -> (usize, usize, Option<Duration>) {
+        let (mut entered, mut overdue, mut next) = (0, 0, Vec::new());
+        for order in self.orders.values_mut() {
+            match order.scheduled.filter(|_| !order.hold) {
+                Some(time) if time <= now => {
+                    order.enter_line();
+                    entered += 1;
+                }
+                waits => next.extend(waits),
+            }
+            let open = !order.status.is_final() && !order.overdue;
+            match order.deadline.filter(|_| open) {
+                Some(time) if time <= now => {
+                    order.overdue = true;
+                    order.version += 1;
+                    overdue += 1;
+                }
+                waits => next.extend(waits),
             }
         }
-        (entered, next.map(|time| time.since(now)))
+        (
+            entered,
+            overdue,
+            next.into_iter().min().map(|time| time.since(now)),
+        )
+    }
+
+    /// Returns true when the order has the times now.
+    pub fn amend(&mut self, id: OrderId, patch: &Patch, now: Timestamp) -> bool {
+        let order = self.orders.get_mut(&id).expect("the order was accepted");
+        let may_change = matches!(order.status, OrderStatus::Pending | OrderStatus::Failed);
+        let has_passed = matches!(patch.deadline, Member::Set(deadline) if deadline <= now);
+        if !may_change || has_passed || order.overdue && patch.deadline != Member::Keep {
+            return false;
+        }
+        let after = |member: &Member<Timestamp>, before| match member {
+            Member::Keep => before,
+            Member::Remove => None,
+            Member::Set(time) => Some(*time),
+        };
+        let start_after = after(&patch.start_after, order.start_after);
+        order.amend(start_after, after(&patch.deadline, order.deadline), now);
+        true
+    }
+
+    pub fn milestone(&mut self, id: OrderId) {
+        let order = self.orders.get_mut(&id).expect("the order was accepted");
+        order.version += 1;
     }
 
     /// Returns true when the order is redriven or already due.
@@ -312,12 +350,14 @@ impl Model {
                 order.attempts = 0;
                 order.crashes = 0;
                 order.generation += 1;
+                order.forget_start(now);
                 true
             }
             OrderStatus::Pending => {
                 let waits_for_time = order.scheduled.is_some() || order.due.is_some_and(|due| due > now);
                 if waits_for_time && !order.hold {
                     order.wait_until(now);
+                    order.forget_start(now);
                 }
                 true
             }

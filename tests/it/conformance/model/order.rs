@@ -21,6 +21,9 @@ pub struct ModelOrder {
     pub hold: bool,
     /// The time for which the order is scheduled, also while it is held.
     pub scheduled: Option<Timestamp>,
+    pub start_after: Option<Timestamp>,
+    pub deadline: Option<Timestamp>,
+    pub overdue: bool,
     pub lease: Option<Granted>,
 }
 
@@ -45,6 +48,9 @@ impl ModelOrder {
             created: order.created_at,
             hold: order.held_at.is_some(),
             scheduled: None,
+            start_after: order.request.start_after,
+            deadline: order.request.deadline,
+            overdue: order.overdue,
             lease: None,
         }
     }
@@ -53,9 +59,17 @@ impl ModelOrder {
         ModelOrder {
             lease: None,
             scheduled: None,
-            due: self.due.filter(|_| !self.hold),
+            // While it is set aside, an order shows only the end of a backoff.
+            due: self
+                .due
+                .filter(|due| !self.hold && (self.scheduled.is_none() || *due != self.created)),
             ..self.clone()
         }
+    }
+
+    /// A redrive makes the order due now, so a later time of its request is gone.
+    pub fn forget_start(&mut self, now: Timestamp) {
+        self.start_after = self.start_after.filter(|time| *time <= now);
     }
 
     pub fn is_set_aside(&self) -> bool {
@@ -69,6 +83,25 @@ impl ModelOrder {
     pub fn enter_line(&mut self) {
         self.scheduled = None;
         self.due = self.due.or(Some(self.created));
+    }
+
+    /// Changes the times of the request. An order in a line leaves it for a time that has not come, and comes back without one.
+    pub fn amend(&mut self, start_after: Option<Timestamp>, deadline: Option<Timestamp>, now: Timestamp) {
+        if (start_after, deadline) == (self.start_after, self.deadline) {
+            return;
+        }
+        self.version += 1;
+        self.deadline = deadline;
+        self.start_after = start_after;
+        let waits = start_after.filter(|time| *time > now);
+        if self.status != OrderStatus::Pending {
+        } else if self.hold {
+            self.scheduled = start_after;
+        } else if waits.is_some() {
+            self.scheduled = waits;
+        } else if self.scheduled.is_some() {
+            self.enter_line();
+        }
     }
 
     pub fn is_suspect(&self) -> bool {
