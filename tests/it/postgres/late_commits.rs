@@ -195,8 +195,8 @@ async fn punctual_store(setup: &Setup, proxy: &Proxy) -> Arc<dyn Store> {
             return Action::Forward;
         }
         Action::Rewrite {
-            from: "$12)".to_owned(),
-            to: "($12 + 128::int2)::int2)".to_owned(),
+            from: "$13)".to_owned(),
+            to: "($13 + 128::int2)::int2)".to_owned(),
         }
     });
     store_at(&through(proxy, &setup.database)).await
