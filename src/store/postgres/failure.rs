@@ -132,7 +132,7 @@ impl PgFailure {
 
     /// The failure of a read after a commit: the change is stored.
     pub fn after_commit(self) -> PgFailure {
-        PgFailure::undecodable("an order just changed", self.text())
+        PgFailure::Unreadable(format!("cannot read the changed order: {}", self.text()).into())
     }
 
     /// Reports whether the statement may have been stored, now or soon.
